@@ -1,0 +1,1 @@
+"""asymvae: inpaint millions of images with the asymmetric VAE on a Ray cluster."""

@@ -1,0 +1,74 @@
+"""Expected errors, as values: what can be wrong with one sample, or with the shard that holds it.
+
+A fault becomes a row of ``errors/``. Codes are stable (jobs retry and count by them), and messages come from
+the table below, filled with numbers of our own alone: no path, host, address or exception text reaches a row,
+so that the same bad sample gives the same bytes on every machine.
+
+What is nobody's fault but the infrastructure's (a time-out, a full disk) is an exception and never comes here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+# code -> (stage, message)
+FAULTS: Final[dict[str, tuple[str, str]]] = {
+    # the shard itself: rows with a null index
+    "shard_empty": ("read", "the file holds no bytes"),
+    "tar_truncated": ("read", "the archive ends before its end-of-archive blocks, at byte {offset}"),
+    "tar_corrupt": ("read", "the header at byte {offset} is not a tar header; what follows it is not read"),
+    "tar_trailing_data": ("read", "there is data after the archive's end, at byte {offset}"),
+    "gzip_corrupt": ("read", "the compressed stream is damaged or cut after {offset} bytes of the archive"),
+    "parquet_unreadable": ("read", "the file is not a readable Parquet file"),
+    "parquet_corrupt": ("read", "row group {row_group} can't be read; its rows are lost"),
+    # a sample, while it is read
+    "duplicate_key": ("read", "the key came before in this shard; the first sample of that key is kept"),
+    "missing_key": ("read", "the key column is null"),
+    "missing_image": ("read", "the sample has no image"),
+    "missing_mask": ("read", "the sample has no mask"),
+    "missing_given": ("read", "the sample has no filled image, which inpaint.method 'given' needs"),
+    "field_too_large": ("read", "field '{field}' has {size} bytes; the most is {limit}"),
+    "field_wrong_type": ("read", "field '{field}' is neither bytes, {{bytes, path}} nor a URL"),
+    "url_not_found": ("read", "the URL in field '{field}' answers that there is no such object"),
+    "url_refused": ("read", "the URL in field '{field}' can't be used: its scheme is not one that is read"),
+    # a sample, while its bytes become pixels
+    "image_empty": ("prepare", "the image has no bytes"),
+    "image_undecodable": ("prepare", "the bytes are no image of a known format, or a damaged one"),
+    "image_truncated": ("prepare", "the image file ends before its last pixel"),
+    "image_too_large": ("prepare", "the image has {pixels} pixels; max_pixels is {limit}"),
+    "image_unsupported": ("prepare", "images of mode '{mode}' can't be made 8-bit sRGB without loss of meaning"),
+    "mask_empty": ("prepare", "the mask has no bytes"),
+    "mask_undecodable": ("prepare", "the mask's bytes are no image of a known format, or a damaged one"),
+    "mask_truncated": ("prepare", "the mask file ends before its last pixel"),
+    "mask_too_large": ("prepare", "the mask has {pixels} pixels; max_pixels is {limit}"),
+    "mask_unsupported": ("prepare", "a mask of mode '{mode}' has no clear meaning"),
+    "mask_aspect": ("prepare", "the mask is {mask_width}x{mask_height} and the image {width}x{height}"),
+    "given_undecodable": ("prepare", "the filled image's bytes are no image of a known format, or a damaged one"),
+    "given_size": ("prepare", "the filled image is {given_width}x{given_height} and the image {width}x{height}"),
+    # a sample, on the device and after
+    "fill_not_converged": ("inpaint", "the fill did not reach its tolerance within {iterations} iterations"),
+    "non_finite": ("decode", "the network's output has values that are not finite"),
+    "image_format_limit": ("finish", "{format} can't hold an image of {width}x{height}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One expected error. ``code`` is a key of :data:`FAULTS`; ``values`` fill its message."""
+
+    code: str
+    values: dict[str, int | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.code not in FAULTS:
+            raise ValueError(f"unknown fault code {self.code!r}; add it to asymvae.faults.FAULTS")
+
+    @property
+    def stage(self) -> str:
+        """read | prepare | inpaint | decode | finish"""
+        return FAULTS[self.code][0]
+
+    @property
+    def message(self) -> str:
+        return FAULTS[self.code][1].format(**self.values)
