@@ -1,0 +1,200 @@
+"""Every setting of every job: its default, why it exists, and whether it decides the output's bytes.
+
+Sources, the first wins: a flag (``--mask.feather=8``), the environment (``ASYMVAE_MASK__FEATHER=8``), the YAML file
+of ``--config``. Validated as a whole before anything starts; an unknown key is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+# Does a setting decide the output's bytes?
+#   yes       it is part of the fingerprint: another value is another output
+#   rounding  the same output up to floating-point rounding (a thread count): recorded, and free to change on resume
+#   no        where and how fast, never what
+Affects = Literal["yes", "rounding", "no"]
+
+
+def setting(default: Any, why: str, affects: Affects, **constraints: Any) -> Any:
+    """A field that says why it exists and whether it affects the output."""
+    return Field(default, description=why, json_schema_extra={"affects_output": affects}, **constraints)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _one_or_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class InputSettings(Section):
+    urls: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = setting(
+        ..., "shards: a URL or a list; braces {00000..00999} and globs are expanded", "no"
+    )
+    root: str | None = setting(
+        None, "folder that shard names are relative to; by default the one before the first wildcard", "no"
+    )
+    format: Literal["auto", "webdataset", "parquet"] = setting("auto", "auto goes by the file's ending", "yes")
+    key: str | None = setting(None, "Parquet: the key's column; by default <shard>/<row>", "yes")
+    image: tuple[str, ...] = setting(
+        ("jpg", "jpeg", "png", "webp"), "the image's field (longest suffix that matches) or column", "yes"
+    )
+    mask: tuple[str, ...] = setting(("mask.png", "mask.jpg", "mask"), "the mask's field or column", "yes")
+    prompt: tuple[str, ...] = setting(("txt", "caption"), "the prompt's field or column", "yes")
+    given: tuple[str, ...] = setting(
+        ("given.png", "given.jpg", "given"),
+        "the filled image's field or column, for inpaint.method given",
+        "yes",
+    )
+    mask_polarity: Literal["white_is_hole", "black_is_hole"] = setting(
+        "white_is_hole", "which end of the mask is the hole; inside the library 1 is the hole, always", "yes"
+    )
+    max_pixels: int = setting(
+        64_000_000, "a larger image or mask is an error row: what one sample may cost in memory", "yes", ge=1
+    )
+
+
+class OutputSettings(Section):
+    url: str = setting(..., "folder of the results: local, s3://, gs://, ...", "no")
+    image_format: Literal["png", "jpeg", "webp"] = setting("png", "png and webp are lossless", "yes")
+    quality: int = setting(95, "of JPEG", "yes", ge=1, le=100)
+
+
+class ModelSettings(Section):
+    path: str = setting(
+        "cross-attention/asymmetric-autoencoder-kl-x-1-5",
+        "hub id, folder or fsspec URL (weights decide, not names)",
+        "no",
+    )
+    revision: str | None = setting(None, "of a hub id: branch, tag or commit", "no")
+    subfolder: str | None = setting(None, "of the repository or folder", "no")
+    variant: str | None = setting(None, "of the weights' file, such as fp16", "no")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "auto: bfloat16 on a GPU, float32 on a CPU", "yes"
+    )
+
+
+class InpaintSettings(Section):
+    method: str = setting("harmonic", "none | given | harmonic | package.module:Class", "yes")
+    variants: int = setting(1, "outputs planned from a sample, each with its own seed", "yes", ge=1, le=10_000)
+    options: dict[str, Any] = setting({}, "keyword arguments of the method's class", "yes")
+
+
+class MaskSettings(Section):
+    dilate: int = setting(4, "pixels the hole grows by: drawn masks are tight", "yes", ge=0, le=4096)
+    feather: int = setting(4, "pixels over which the paste fades out, outside of that", "yes", ge=0, le=4096)
+    grid: int = setting(
+        8,
+        "the model's mask grows to whole cells of this many pixels; 1 is diffusers' behaviour",
+        "yes",
+        ge=1,
+        le=1024,
+    )
+
+
+class GeometrySettings(Section):
+    mode: Literal["crop_to_hole", "whole", "fit", "buckets"] = setting(
+        "crop_to_hole", "what of the image the network sees", "yes"
+    )
+    margin: int = setting(64, "crop_to_hole: pixels of surroundings on each side", "yes", ge=0)
+    max: int = setting(1024, "longest side that the network sees; larger is reduced", "yes", ge=8)
+
+
+class WorkerSettings(Section):
+    min: int = setting(1, "actors that the pool keeps", "no", ge=1)
+    max: int = setting(1, "actors that the pool may grow to", "no", ge=1)
+    gpus: float = setting(1, "GPUs an actor; a fraction shares one, 0 runs on the CPU", "rounding", ge=0)
+    cpu_threads: int = setting(
+        1,
+        "CPUs an actor: torch's threads, and as many threads each for decoding and encoding",
+        "rounding",
+        ge=1,
+        le=512,
+    )
+    batch_size: int = setting(8, "samples of one shape that the network runs at once", "rounding", ge=1, le=1024)
+    shards_in_flight: int = setting(
+        2,
+        "shards an actor works on: the second fills the device while the first one is uploaded",
+        "no",
+        ge=1,
+        le=8,
+    )
+    buffer_mb: int = setting(
+        1024,
+        "MiB of samples in flight, a shard; also bounds how long a rare shape waits for company",
+        "rounding",
+        ge=16,
+    )
+    spool: str | None = setting(
+        None, "local folder for parts being written; by default the system's temporary one", "no"
+    )
+    stall_timeout_s: float = setting(
+        1800,
+        "an actor that finishes no sample for so long is ended, with a trace of what it hung in",
+        "no",
+        gt=0,
+    )
+
+
+class RaySettings(Section):
+    address: str | None = setting(
+        None, "cluster to connect to; by default RAY_ADDRESS, else a local one is started", "no"
+    )
+    attempts: int = setting(
+        2, "times that a shard lost in the run is tried alone before it is given up", "no", ge=0, le=10
+    )
+
+
+class InpaintJob(BaseSettings):
+    """Fill the holes of every image of the shards, and write results, metrics and errors as Parquet."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix="ASYMVAE_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    input: InputSettings
+    output: OutputSettings
+    model: ModelSettings = ModelSettings()
+    inpaint: InpaintSettings = InpaintSettings()
+    mask: MaskSettings = MaskSettings()
+    geometry: GeometrySettings = GeometrySettings()
+    composite: Literal["paste", "none"] = setting(
+        "paste", "paste keeps every known pixel of the original; none gives what the decoder made", "yes"
+    )
+    workers: WorkerSettings = WorkerSettings()
+    ray: RaySettings = RaySettings()
+    executor: Literal["ray", "local"] = setting("ray", "local: one process, no Ray, for debugging", "no")
+    seed: int = setting(0, "a sample's own seed is blake2b(seed, key, variant)", "yes", ge=0)
+    max_error_fraction: float = setting(
+        0.05,
+        "of samples; judged after 200 and at the end: more stops the job, since it is set up wrongly",
+        "no",
+        ge=0,
+        le=1,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The YAML file comes in as the constructor's arguments, and the environment overrides it.
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _consistent(self) -> InpaintJob:
+        if self.workers.max < self.workers.min:
+            raise ValueError(f"workers.max ({self.workers.max}) is less than workers.min ({self.workers.min})")
+        return self
