@@ -1,0 +1,148 @@
+"""Which errors of a store pass by themselves, and the back-off with which they are tried again."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+import tenacity
+
+log = logging.getLogger(__name__)
+
+# A store that is away for a minute is waited for; one that stays away ends the shard after about this long.
+GIVE_UP_AFTER_SECONDS: Final = 180.0
+LONGEST_WAIT_SECONDS: Final = 20.0
+
+_TRANSIENT_CODES: Final = frozenset(
+    {
+        "SlowDown",
+        "ServiceUnavailable",
+        "InternalError",
+        "RequestTimeout",
+        "Throttling",
+        "ThrottlingException",
+        "ThrottledException",
+        "RequestLimitExceeded",
+        "BandwidthLimitExceeded",
+        "TooManyRequests",
+        "OperationAborted",
+        "ConditionalRequestConflict",
+        "IncompleteBody",
+        "XAmzContentSHA256Mismatch",
+        "408",
+        "409",
+        "429",
+        "500",
+        "502",
+        "503",
+        "504",
+    }
+)
+_TRANSIENT_STATUS: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_TRANSIENT_ERRNO: Final = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EINTR,
+        errno.EBUSY,  # s3fs: SlowDown, 503, 409
+        errno.EREMOTEIO,  # s3fs: InternalError, 500
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENETRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ESTALE,  # NFS
+    }
+)
+# The clients' own network errors, by name, so that no client need be installed: most are no OSError at all.
+_TRANSIENT_NAMES: Final = frozenset(
+    {
+        "HTTPClientError",
+        "ClientConnectionError",
+        "ClientPayloadError",
+        "ServerDisconnectedError",
+        "ResponseParserError",
+        "IncompleteRead",
+        "IncompleteReadError",
+        "FSTimeoutError",
+        "TransportError",
+    }
+)
+# Where a server did answer, what it said decides; else these never pass by themselves.
+_PERMANENT: Final = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, then what it was raised from: s3fs keeps the server's answer there."""
+    seen: set[int] = set()
+    step: BaseException | None = error
+    while step is not None and id(step) not in seen:
+        seen.add(id(step))
+        yield step
+        step = step.__cause__
+
+
+def server_answer(error: BaseException) -> tuple[int | None, str] | None:
+    """``(HTTP status or None, code or "")`` of the answer behind an error; None if no server answered."""
+    for step in causes(error):
+        response: Any = getattr(step, "response", None)
+        if isinstance(response, dict):  # botocore.exceptions.ClientError
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return status, str(response.get("Error", {}).get("Code", ""))
+        code: Any = getattr(step, "code", None)
+        if isinstance(code, int) and type(step).__name__ == "HttpError":  # gcsfs
+            return code, ""
+        status = getattr(step, "status", None)
+        if isinstance(status, int) and type(step).__name__ == "ClientResponseError":  # aiohttp
+            return status, ""
+    return None
+
+
+def is_transient(error: BaseException) -> bool:
+    """True for what a later attempt may find gone: connections, time-outs, 5xx, SlowDown, 409, 429.
+
+    Not for 403, 404, 412, a full disk or wrong arguments: those stay.
+    """
+    answer = server_answer(error)
+    if answer is not None:
+        return answer[0] in _TRANSIENT_STATUS or answer[1] in _TRANSIENT_CODES
+    if isinstance(error, _PERMANENT):
+        return False
+    for step in causes(error):
+        if isinstance(step, ConnectionError | TimeoutError | socket.gaierror):
+            return True
+        if isinstance(step, OSError) and step.errno in _TRANSIENT_ERRNO:
+            return True
+        if any(base.__name__ in _TRANSIENT_NAMES for base in type(step).__mro__):
+            return True
+    return False
+
+
+def _log_wait(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    wait = state.next_action.sleep if state.next_action else 0.0
+    # The text of a store's error may hold a signed URL: its class is enough here.
+    log.warning("storage: %s; attempt %d, again in %.1f s", type(error).__name__, state.attempt_number, wait)
+
+
+def retrying() -> tenacity.Retrying:
+    """Back-off for one operation: ``retrying()(function)``.
+
+    The last error is raised as it is after :data:`GIVE_UP_AFTER_SECONDS`; ``tenacity.TryAgain`` asks for
+    another attempt.
+    """
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_transient),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT_SECONDS),
+        stop=tenacity.stop_after_delay(GIVE_UP_AFTER_SECONDS),
+        before_sleep=_log_wait,
+        reraise=True,
+    )
