@@ -1,0 +1,252 @@
+"""Checkpoints as diffusers lays them out, in a hub repository, a folder or below an fsspec URL.
+
+A checkpoint is ``config.json`` and, with an optional variant, the weights:
+``diffusion_pytorch_model[.variant].safetensors``, or shards of it with
+``diffusion_pytorch_model.safetensors.index[.variant].json``; else the same with ``.bin``. A ``.bin`` is read by
+torch's restricted unpickler (``weights_only=True``), which builds tensors and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import fsspec
+import huggingface_hub
+import safetensors.torch
+import torch
+from fsspec.implementations.local import LocalFileSystem
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from torch import Tensor
+
+CLASS_NAME: Final = "AsymmetricAutoencoderKL"
+CONFIG_FILE: Final = "config.json"
+_STEM: Final = "diffusion_pytorch_model"
+_HUB_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+# names that diffusers gave the attention's parts before its version 0.15
+_LEGACY_NAMES: Final = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_LEGACY: Final = re.compile(r"(.*\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
+
+
+class CheckpointError(ValueError):
+    """The files are there but don't make up this model."""
+
+
+class Checkpoint:
+    """Where a checkpoint lies. Use as a context: files that had to be copied here are removed at its end.
+
+    ``path``: a folder, an fsspec URL, or a hub id (with ``revision``). Raises ValueError for a revision of anything
+    but a hub id, FileNotFoundError for what can be neither.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, subfolder: str | None, revision: str | None) -> None:
+        self._path, self._subfolder, self._revision = os.fspath(path), subfolder, revision
+        self._files = contextlib.ExitStack()
+        self._filesystem: Any = None
+        self._unreachable: LocalEntryNotFoundError | None = None
+        if "://" in self._path or os.path.isdir(self._path):
+            self._filesystem, self._root = fsspec.core.url_to_fs(self._path)
+            if revision is not None:
+                raise ValueError(f"revision={revision!r} was given, but {self} is no hub id; leave it out")
+        elif not _HUB_ID.fullmatch(self._path):
+            raise FileNotFoundError(f"{self._path} is no folder here, and no hub id (owner/name) either")
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.close()
+
+    def __str__(self) -> str:
+        # no credentials, no signature of a signed URL
+        return re.sub(r"://[^/@]*@", "://", self._path).split("?")[0]
+
+    def read_config(self) -> dict[str, Any]:
+        """The fields of ``config.json``, diffusers' own underscored ones included.
+
+        Raises FileNotFoundError without one, CheckpointError where it describes another class.
+        """
+        file = self._find(CONFIG_FILE)
+        if file is None:
+            raise self._not_found(CONFIG_FILE)
+        config: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+        name = config.get("_class_name", CLASS_NAME)
+        if name != CLASS_NAME:
+            raise CheckpointError(f"{self} holds a {name}, not an {CLASS_NAME}")
+        return config
+
+    def read_weights(self, *, variant: str | None) -> dict[str, Tensor]:
+        """Every tensor, in memory, as stored but for legacy attention names and shapes, which become today's.
+
+        Raises FileNotFoundError where there is no weights file of this variant, CheckpointError where one holds
+        anything else than tensors.
+        """
+        tried: list[str] = []
+        for extension in ("safetensors", "bin"):
+            index, single = weight_files(extension, variant)
+            tried += [single, index]
+            if (file := self._find(index)) is not None:
+                shards = sorted(set(json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"].values()))
+            elif self._find(single) is not None:
+                shards = [single]
+            else:
+                continue
+            return modernise(dict(pair for shard in shards for pair in self._read_tensors(shard)))
+        raise self._not_found(" nor ".join(tried))
+
+    def _read_tensors(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        file = self._find(name)
+        if file is None:
+            raise self._not_found(name)
+        if name.endswith(".safetensors"):
+            # clones: the file may be written again, or its copy removed, while the model lives
+            for key, tensor in safetensors.torch.load_file(file).items():
+                yield key, tensor.clone()
+            return
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"{name} of {self} can't be read as tensors alone, and is never unpickled otherwise: "
+                "convert it to safetensors where you trust it"
+            ) from error
+        if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
+            raise CheckpointError(f"{name} of {self} is no flat dictionary of tensors")
+        yield from content.items()
+
+    def _find(self, name: str) -> str | None:
+        """A local path of the checkpoint's file ``name``; None where it has no such file."""
+        if self._filesystem is None:
+            try:
+                return str(
+                    huggingface_hub.hf_hub_download(
+                        self._path, name, subfolder=self._subfolder, revision=self._revision
+                    )
+                )
+            except LocalEntryNotFoundError as error:  # offline and not in the cache: another name may be
+                self._unreachable = error
+                return None
+            except EntryNotFoundError:
+                return None
+        file = "/".join(part for part in (self._root.rstrip("/"), self._subfolder, name) if part)
+        if not self._filesystem.isfile(file):
+            return None
+        if isinstance(self._filesystem, LocalFileSystem):
+            return file
+        copy = os.path.join(self._files.enter_context(tempfile.TemporaryDirectory()), name)
+        self._filesystem.get_file(file, copy)
+        return copy
+
+    def _not_found(self, names: str) -> FileNotFoundError:
+        if self._unreachable is not None:
+            return self._unreachable
+        where = f"{self}/{self._subfolder}" if self._subfolder else str(self)
+        return FileNotFoundError(f"{where} holds no {names}; is the path, subfolder, revision or variant right?")
+
+
+def weight_files(extension: str, variant: str | None) -> tuple[str, str]:
+    """The names of the index of shards, and of the one file where there are no shards."""
+    dotted = f".{variant}" if variant else ""
+    return f"{_STEM}.{extension}.index{dotted}.json", f"{_STEM}{dotted}.{extension}"
+
+
+def modernise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Attention weights by today's names, and as matrices where they were 1x1 convolutions."""
+    modern = {}
+    for name, tensor in state.items():
+        if match := _LEGACY.fullmatch(name):
+            name = f"{match[1]}.{_LEGACY_NAMES[match[2]]}.{match[3]}"
+        if ".attentions." in name and name.endswith(".weight") and set(tensor.shape[2:]) == {1}:
+            tensor = tensor.flatten(1)
+        modern[name] = tensor
+    return modern
+
+
+def check_keys(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str, *, allow_unexpected: bool
+) -> None:
+    """Raises CheckpointError, listing every key that is missing, mis-shaped or (unless allowed) unexpected."""
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
+    shapes = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in sorted(expected.keys() & state.keys())
+        if state[key].shape != expected[key].shape
+    ]
+    found = [("missing", missing), ("of another shape", shapes)]
+    if not allow_unexpected:
+        found.append(("unexpected (allow_unexpected=True leaves them out)", unexpected))
+    lines = [f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in found if keys]
+    if lines:
+        raise CheckpointError("\n".join([f"the weights of {where} don't fit its configuration", *lines]))
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """sha256, in hex, over the tensors in the order of their names: name, dtype, shape, bytes (little-endian).
+
+    It depends on the tensors as stored (before any change of dtype), not on the file's format or its shards.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        digest.update(f"{name}\0{dtype}\0{','.join(map(str, tensor.shape))}\0".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write(
+    url: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    *,
+    variant: str | None,
+    max_shard_size: int | str,
+) -> None:
+    """Writes ``config.json`` and safetensors below a folder or fsspec URL; stale weights of the variant go.
+
+    Each file appears whole or not at all, the index of shards last but for the configuration.
+    """
+    filesystem, root = fsspec.core.url_to_fs(os.fspath(url))
+    filesystem.makedirs(root, exist_ok=True)
+    index, single = weight_files("safetensors", variant)
+    split = huggingface_hub.split_torch_state_dict_into_shards(
+        dict(state),
+        filename_pattern=single.replace(".safetensors", "{suffix}.safetensors"),
+        max_shard_size=max_shard_size,
+    )
+    with tempfile.TemporaryDirectory(dir=root if isinstance(filesystem, LocalFileSystem) else None) as folder:
+        names = []
+        for name, keys in split.filename_to_tensors.items():
+            tensors = {key: state[key].detach().cpu().contiguous() for key in keys}
+            safetensors.torch.save_file(tensors, os.path.join(folder, name), metadata={"format": "pt"})
+            names.append(name)
+        if split.is_sharded:
+            weight_map = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            _write_json(os.path.join(folder, index), weight_map)
+            names.append(index)
+        _write_json(os.path.join(folder, CONFIG_FILE), config)
+        for name in [*names, CONFIG_FILE]:
+            file = os.path.join(folder, name)
+            if isinstance(filesystem, LocalFileSystem):
+                os.replace(file, os.path.join(root, name))
+            else:
+                filesystem.put_file(file, f"{root.rstrip('/')}/{name}")
+    stem = re.escape(single.removesuffix(".safetensors"))
+    ours = re.compile(rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors|{re.escape(index)}")
+    for file in filesystem.ls(root, detail=False):
+        name = str(file).rsplit("/", 1)[-1]
+        if ours.fullmatch(name) and name not in names:
+            filesystem.rm_file(file)
+
+
+def _write_json(file: str, content: Any) -> None:
+    Path(file).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
