@@ -1,0 +1,128 @@
+"""What the bytes of an image file say of themselves before any pixel is decoded."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final, Literal
+
+Kind = Literal["avif", "bmp", "gif", "jpeg", "png", "tiff", "webp"]
+Damage = Literal["cut", "damaged"]
+
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_AVIF_BRANDS: Final = (b"avif", b"avis", b"mif1", b"msf1")
+
+
+def sniff(data: bytes) -> Kind | None:
+    """The container, by its signature; a file's name or media type is never believed."""
+    if data.startswith(_PNG):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "tiff"
+    if data[4:8] == b"ftyp" and data[8:12] in _AVIF_BRANDS:
+        return "avif"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    return "bmp" if data[:2] == b"BM" else None
+
+
+def find_damage(data: bytes) -> Damage | None:
+    """Whether the file ends before its format's end mark, or (PNG) a checksum of its pixels is wrong.
+
+    Decoders are lenient in both: Pillow reads PNGs without checking IDAT's CRC, and animations up to the cut.
+    JPEG, BMP and TIFF have no such frame and are judged by their decoders.
+    """
+    kind = sniff(data)
+    if kind == "png":
+        return _png_damage(data)
+    if kind == "gif":
+        return "cut" if _gif_is_cut(data) else None
+    if kind == "webp":
+        return "cut" if int.from_bytes(data[4:8], "little") + 8 > len(data) else None
+    if kind == "avif":
+        return "cut" if _boxes_are_cut(data) else None
+    return None
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of a WebP's canvas; None for anything else."""
+    if sniff(data) != "webp" or len(data) < 30:
+        return None
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return int.from_bytes(data[27:30], "little") + 1, int.from_bytes(data[24:27], "little") + 1
+    if chunk == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    if chunk == b"VP8 ":
+        width, height = int.from_bytes(data[26:28], "little"), int.from_bytes(data[28:30], "little")
+        return height & 0x3FFF, width & 0x3FFF
+    return None
+
+
+def avif_is_deep(data: bytes) -> bool:
+    """Whether an AVIF has 10 or 12 bits a channel (the flag high_bitdepth of its av1C box)."""
+    box = data.find(b"av1C")
+    return 0 <= box < len(data) - 6 and bool(data[box + 6] & 0x40)
+
+
+def _png_damage(data: bytes) -> Damage | None:
+    position = len(_PNG)
+    while position + 12 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        name = data[position + 4 : position + 8]
+        if end > len(data):
+            return "cut"
+        # Upper case: a critical chunk. A wrong checksum in the others (text, times) costs no pixel.
+        if name[:1].isupper():
+            checksum = zlib.crc32(memoryview(data)[position + 4 : end - 4])
+            if checksum != int.from_bytes(data[end - 4 : end], "big"):
+                return "damaged"
+        if name == b"IEND":
+            return None
+        position = end
+    return "cut"
+
+
+def _gif_is_cut(data: bytes) -> bool:
+    """Walk the blocks up to the trailer; blocks that make no sense are left to the decoder to judge."""
+    if len(data) < 13:
+        return True
+    position = 13 + _gif_table(data[10])
+    while position < len(data):
+        introducer = data[position]
+        if introducer == 0x3B:
+            return False
+        if introducer == 0x2C:
+            if position + 10 > len(data):
+                return True
+            position += 11 + _gif_table(data[position + 9])
+        elif introducer == 0x21:
+            position += 2
+        else:
+            return False
+        while position < len(data) and data[position]:
+            position += 1 + data[position]
+        position += 1
+    return True
+
+
+def _gif_table(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _boxes_are_cut(data: bytes) -> bool:
+    position = 0
+    while position < len(data):
+        size = int.from_bytes(data[position : position + 4], "big")
+        if size == 1:
+            size = int.from_bytes(data[position + 8 : position + 16], "big")
+        elif size == 0:  # up to the file's end
+            return False
+        if size < 8 or position + size > len(data):
+            return True
+        position += size
+    return False
