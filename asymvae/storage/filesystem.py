@@ -8,6 +8,7 @@ may read is ever written through ``fs.open(path, "wb")``: fsspec closes, and so 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import re
@@ -15,6 +16,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
@@ -25,6 +27,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from asymvae.storage.retry import retrying, server_answer
+from asymvae.storage.stream import ReopeningStream
 
 READ_AHEAD_BYTES: Final = 8 * 2**20
 UPLOAD_CHUNK_BYTES: Final = 8 * 2**20  # a file of two chunks or more goes up in pieces
@@ -73,6 +76,11 @@ def redact(url: str) -> str:
     return re.split(r"\?[^/?]*=|#[^/]*=", url, maxsplit=1)[0]
 
 
+def redact_text(text: str) -> str:
+    """A text in which every URL is redacted."""
+    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+", lambda match: redact(match[0]), text)
+
+
 def _retried(work: Callable[[], T]) -> T:
     return retrying()(work)
 
@@ -95,6 +103,15 @@ def info(url: str) -> FileInfo:
     return _file_info(_retried(lambda: fs.info(path)))
 
 
+def hash_stream(url: str) -> str:
+    """sha256 in hex of a file's content, read in pieces."""
+    digest = hashlib.sha256()
+    with open_stream(url) as stream:
+        while block := stream.read(_COPY_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def open_stream(url: str) -> BinaryIO:
     """Open for sequential reading, at most :data:`READ_AHEAD_BYTES` ahead. Seeking works, and costs a request.
 
@@ -106,64 +123,12 @@ def open_stream(url: str) -> BinaryIO:
         return open(path, "rb")
     if isinstance(fs, MemoryFileSystem):  # its open() hands out one shared position
         return io.BytesIO(fs.cat_file(path))
-    return cast(BinaryIO, _ReopeningStream(fs, path, redact(url)))
+    return cast(BinaryIO, ReopeningStream(lambda: _open_remote(fs, path), redact(url)))
 
 
-class _ReopeningStream(io.RawIOBase):
-    def __init__(self, fs: AbstractFileSystem, path: str, name: str) -> None:
-        self._fs, self._path, self.name = fs, path, name
-        self._position = 0
-        self._file: Any = None
-        self._version: FileInfo | None = None
-        self._size = _retried(self._open).size
-
-    def _open(self) -> FileInfo:
-        file = self._fs.open(self._path, "rb", block_size=READ_AHEAD_BYTES, cache_type="readahead")
-        version = _file_info(file.details if hasattr(file, "details") else self._fs.info(self._path))
-        if self._version not in (None, version):
-            file.close()
-            raise OSError(f"{self.name} was replaced while it was being read")
-        self._file, self._version = file, version
-        return version
-
-    def readinto(self, buffer: Any) -> int:
-        def attempt() -> bytes:
-            if self._file is None:
-                self._open()
-            try:
-                self._file.seek(self._position)
-                return cast(bytes, self._file.read(len(buffer)))
-            except Exception:
-                self._drop()
-                raise
-
-        data = _retried(attempt)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def _drop(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-
-    def close(self) -> None:
-        self._drop()
-        super().close()
+def _open_remote(fs: AbstractFileSystem, path: str) -> tuple[Any, FileInfo]:
+    file = fs.open(path, "rb", block_size=READ_AHEAD_BYTES, cache_type="readahead")
+    return file, _file_info(file.details)
 
 
 # --- listing ------------------------------------------------------------------------------------------------
@@ -225,6 +190,8 @@ def _file_info(entry: dict[str, Any]) -> FileInfo:
     if tag:
         return FileInfo(size, str(tag).strip('"'))
     changed = entry.get("LastModified") or entry.get("last_modified") or entry.get("created") or ""
+    if isinstance(changed, datetime):  # memory:// tells it in two ways
+        changed = changed.timestamp()
     return FileInfo(size, f"{size}-{changed}")
 
 
@@ -247,7 +214,7 @@ def put_if_absent(url: str, source: bytes | Path) -> bool:
                 return False
             fs.pipe_file(path, _content(source))
             return True
-    protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    protocols = _protocols(fs)
     if protocols & {"s3", "s3a"}:
         return _create_s3(fs, path, source)
     if protocols & {"gs", "gcs"}:
@@ -272,6 +239,36 @@ def remove(url: str) -> None:
     fs, path = resolve(url)
     with contextlib.suppress(FileNotFoundError):
         _retried(lambda: fs.rm_file(path))
+
+
+def abort_uploads(url_folder: str, ours: Callable[[str], bool]) -> list[str]:
+    """Abort the unfinished multipart uploads below a folder whose path below it ``ours`` accepts; returns these.
+
+    An upload that a crash cut off is invisible, and paid for. Where a store has no such thing, nothing happens.
+    """
+    fs, path = resolve(url_folder)
+    if not _protocols(fs) & {"s3", "s3a"}:
+        return []
+    bucket, prefix, _ = fs.split_path(path.rstrip("/") + "/")
+    page: dict[str, str] = {}
+    aborted = []
+    while True:
+        answer = _retried(
+            lambda: fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **page)  # noqa: B023
+        )
+        for upload in answer.get("Uploads", []):
+            where = upload["Key"].removeprefix(prefix)
+            if upload["Key"].startswith(prefix) and ours(where):
+                with contextlib.suppress(FileNotFoundError):  # finished or aborted meanwhile
+                    fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                    aborted.append(where)
+        if not answer.get("IsTruncated"):
+            return aborted
+        page = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+
+
+def _protocols(fs: AbstractFileSystem) -> set[str]:
+    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
 
 
 def _content(source: bytes | Path) -> bytes:

@@ -1,0 +1,313 @@
+"""Commits: which shards are done, by which objects. The one place that makes results count.
+
+A part counts once a commit record names it. The rules that keep this right, with any number of drivers on one
+OUT and a crash at any line:
+
+* Parts and records are only ever created where there is nothing; none is overwritten.
+* A stale record (of the same shard, with another id: its input or settings changed) is removed before anything
+  else happens, so that no record ever names bytes that aren't its own. Its parts are left in their places.
+* An object is removed only once a record of the present id is there that doesn't name it. From then on no other
+  driver can make it count: creating the record would fail.
+
+What a crash leaves between these steps belongs to shards without a record, which the next run does again, or
+is unnamed by a shard's record, which :meth:`Ledger.sweep` removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from asymvae.storage import filesystem
+from asymvae.storage.parts import Part
+from asymvae.storage.schemas import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from asymvae.storage.shards import Shard
+
+JOB: Final = "_job.json"
+COMMITS: Final = "_commits"
+FAILED: Final = "_failed"
+# Of a shard whose first name was taken by other bytes. No shard's name contains "~r".
+_ATTEMPT: Final = "~r{digest}"
+_PART = re.compile(r"(?P<kind>.+)/(?P<shard>[^/]+?)(~r[0-9a-f]{8})?\.parquet")
+_RECORD = re.compile(rf"{COMMITS}/(?P<shard>[^/]+)\.[0-9a-f]{{16}}\.json|{FAILED}/(?P<failed>[^/]+)\.json")
+
+
+def commit_id(fingerprint: str, shard: Shard) -> str:
+    """16 hex digits that change with the settings, the weights, or the shard's content."""
+    return hashlib.blake2b(f"{fingerprint}\n{shard.version}".encode(), digest_size=8).hexdigest()
+
+
+def shard_of(object_name: str) -> str | None:
+    """The shard that a path below OUT belongs to: a part, a record, or the temporary file of one; else None."""
+    folder, _, name = object_name.rpartition("/")
+    temporary = filesystem.TEMPORARY.match(name)
+    if temporary:
+        object_name = f"{folder}/{temporary['name']}"
+    if part := _PART.fullmatch(object_name):
+        return part["shard"]
+    record = _RECORD.fullmatch(object_name)
+    return (record["shard"] or record["failed"]) if record else None
+
+
+def law_broken(record: Mapping[str, Any]) -> list[str]:
+    """What a commit record says that can't be, in words; [] if all adds up.
+
+    planned = results + errors, and the parts hold just these rows.
+    """
+    counts = record["counts"]
+    broken = []
+    if counts["planned"] != counts["results"] + counts["errors"]:
+        broken.append(f"planned {counts['planned']} != results {counts['results']} + errors {counts['errors']}")
+    rows: dict[str, int] = {}
+    for part in record["parts"]:
+        kind = part["kind"].partition("/")[0]
+        rows[kind] = rows.get(kind, 0) + part["rows"]
+    errors = counts["errors"] + counts["shard_errors"]
+    if rows.pop("errors", 0) != errors:
+        broken.append(f"the errors part doesn't hold the {errors} errors counted")
+    if not rows and counts["results"]:
+        broken.append(f"no part holds the {counts['results']} results counted")
+    broken += [
+        f"{kind} hold {held} rows, {counts['results']} results are counted"
+        for kind, held in sorted(rows.items())
+        if held != counts["results"]
+    ]
+    return broken
+
+
+def compare_jobs(earlier: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What differs between two ``_job.json`` so that their outputs don't belong in one OUT; [] if nothing does.
+
+    Each line names a setting, what it was and what it is.
+    """
+    if earlier.get("fingerprint") == ours.get("fingerprint"):
+        return []
+    before, now = (_flat(job.get("affects_output", {})) for job in (earlier, ours))
+    for job, settings in ((earlier, before), (ours, now)):
+        settings["format_version"] = job.get("format_version")
+        settings["model.weights_sha256"] = job.get("model", {}).get("weights_sha256")
+    lines = [
+        f"{name}: was {json.dumps(before.get(name))}, is {json.dumps(now.get(name))}"
+        for name in sorted(before | now)
+        if before.get(name) != now.get(name)
+    ]
+    return lines or [f"fingerprint: was {earlier.get('fingerprint')}, is {ours.get('fingerprint')}"]
+
+
+class Ledger:
+    """The records below ``url`` (OUT), and the way parts get there."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def open_job(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Create ``_job.json`` unless there is one; returns what is there, ours or the earlier one."""
+        filesystem.put_if_absent(self._at(JOB), _encode(record))
+        return self.read_job()
+
+    def read_job(self) -> dict[str, Any]:
+        """FileNotFoundError where no job was ever opened."""
+        return _decode(filesystem.read_bytes(self._at(JOB)))
+
+    def committed(self) -> dict[str, str]:
+        """``"<shard>.<id>"`` -> URL of its record, by one listing."""
+        return {name: self._at(COMMITS, f"{name}.json") for name in self._names(COMMITS)}
+
+    def read_commit(self, name: str) -> dict[str, Any]:
+        """The record of ``"<shard>.<id>"``; FileNotFoundError, or ValueError if it is no such record."""
+        content = filesystem.read_bytes(self._at(COMMITS, f"{name}.json"))
+        try:
+            record = _decode(content)
+            _objects(record)
+            _ = law_broken(record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            remedy = "remove it, and the next run does the shard again"
+            raise ValueError(f"{COMMITS}/{name}.json is no commit record: {remedy}") from error
+        return record
+
+    def withdraw(self, name: str) -> None:
+        """Take back the commit ``"<shard>.<id>"``, so that the next run does the shard again."""
+        filesystem.remove(self._at(COMMITS, f"{name}.json"))
+
+    def failed(self) -> dict[str, dict[str, Any]]:
+        """Shard's name -> record, of the shards given up on."""
+        return {name: _decode(filesystem.read_bytes(self._at(FAILED, f"{name}.json"))) for name in self._names(FAILED)}
+
+    def fail(self, shard: Shard, reason: Mapping[str, Any]) -> None:
+        """Record that a shard was given up on. ``reason`` has at least ``{"reason": "..."}``; URLs in it are
+        redacted. Without ``attempts`` in it, the earlier record's number goes up by one."""
+        url = self._at(FAILED, f"{shard.name}.json")
+        try:
+            earlier = int(_decode(filesystem.read_bytes(url)).get("attempts", 0))
+        except (FileNotFoundError, ValueError):
+            earlier = 0
+        record = {"attempts": earlier + 1, **reason, "shard": shard.name, "input": _input(shard)}
+        filesystem.replace(url, _encode(record))
+
+    def commit(
+        self,
+        shard: Shard,
+        commit_id: str,
+        parts: Sequence[Part],
+        counts: Mapping[str, int],
+        run: Mapping[str, Any],
+        *,
+        errors_by_code: Mapping[str, int] | None = None,
+        degraded: bool = False,
+    ) -> dict[str, Any]:
+        """Make a shard's parts count. Returns its record: ours, or another driver's who was first.
+
+        Args:
+            parts: at most one of a kind.
+            counts: ``samples``, ``planned``, ``results``, ``errors`` (with an index), ``shard_errors`` (without).
+            run: whatever differs between runs: seconds, host, worker, attempt.
+
+        Raises:
+            ValueError: the counts and the parts don't add up; nothing was written.
+        """
+        record: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "shard": shard.name,
+            "id": commit_id,
+            "fingerprint": self.read_job()["fingerprint"],
+            "input": _input(shard),
+            "counts": dict(counts),
+            "errors_by_code": dict(errors_by_code or {}),
+            "degraded": degraded,
+            "complete": counts["shard_errors"] == 0,
+            "parts": [{"kind": part.kind, "rows": part.rows} for part in parts],
+            "run": dict(run),
+        }
+        if broken := law_broken(record):
+            raise ValueError(f"shard {shard.name} is not committed: {'; '.join(broken)}")
+        name = f"{shard.name}.{commit_id}"
+        present = self._commits_of(shard.name)
+        if name in present:
+            filesystem.remove(self._at(FAILED, f"{shard.name}.json"))
+            return self.read_commit(name)
+        surplus: set[str] = set()
+        for stale in present:
+            with contextlib.suppress(FileNotFoundError, ValueError):  # withdrawn already, or names nothing
+                surplus |= _objects(self.read_commit(stale))
+            self.withdraw(stale)
+        objects = self._put(shard.name, parts, surplus)
+        record["parts"] = [
+            {"kind": part.kind, "object": where, "rows": part.rows, "size": part.size, "sha256": part.sha256}
+            for part, where in zip(parts, objects, strict=True)
+        ]
+        filesystem.put_if_absent(self._at(COMMITS, f"{name}.json"), _encode(record))
+        winner = self.read_commit(name)
+        for where in sorted(surplus - _objects(winner)):
+            filesystem.remove(self._at(where))
+        filesystem.remove(self._at(FAILED, f"{shard.name}.json"))
+        return winner
+
+    def sweep(self, orphans: Iterable[str]) -> list[str]:
+        """Remove what crashes left beside commits; returns what was removed, as paths below OUT.
+
+        Of ``orphans`` (from :func:`asymvae.storage.audit.audit`) only what belongs to a committed shard goes:
+        the rest may be another driver's, at work. Unfinished uploads of such shards' objects go too.
+        """
+        committed = {name.rpartition(".")[0] for name in self._names(COMMITS)}
+        removed = []
+        for where in sorted(orphans):
+            shard_name = shard_of(where)
+            temporary = filesystem.TEMPORARY.fullmatch(where)
+            of_job = temporary is not None and temporary["name"] == JOB
+            if of_job or (shard_name in committed and self._unnamed(where, shard_name)):
+                filesystem.remove(self._at(where))
+                removed.append(where)
+        return removed + filesystem.abort_uploads(self.url, lambda where: shard_of(where) in committed)
+
+    def _unnamed(self, where: str, shard_name: str) -> bool:
+        # Read now: the records may be newer than the audit that the list of orphans comes from.
+        try:
+            records = [self.read_commit(name) for name in self._commits_of(shard_name)]
+        except (FileNotFoundError, ValueError):  # what it named isn't known
+            return False
+        return bool(records) and not any(where in _objects(record) for record in records)
+
+    def _put(self, shard_name: str, parts: Sequence[Part], surplus: set[str]) -> list[str]:
+        """Put all parts under one set of names; adds the objects we made to ``surplus``, for the record to
+        take out again. Returns the objects, in the parts' order."""
+        content = "".join(f"{part.kind}:{part.sha256}\n" for part in parts).encode()
+        attempt = _ATTEMPT.format(digest=hashlib.blake2b(content, digest_size=4).hexdigest())
+        for suffix in ("", attempt):
+            objects = [f"{part.kind}/{shard_name}{suffix}.parquet" for part in parts]
+            # all() stops at the first that is taken by other bytes: the set moves as a whole.
+            if all(self._put_one(part, where, surplus) for part, where in zip(parts, objects, strict=True)):
+                return objects
+        raise OSError(
+            f"{self._shown(shard_name)}: objects named by their own content hold other bytes; "
+            f"look with `python -m jobs.audit --deep`, and remove those of this shard ending in {attempt}.parquet"
+        )
+
+    def _put_one(self, part: Part, where: str, surplus: set[str]) -> bool:
+        url = self._at(where)
+        if filesystem.put_if_absent(url, part.path):
+            surplus.add(where)
+            return True
+        if filesystem.info(url).size != part.size:
+            return False
+        return filesystem.hash_stream(url) == part.sha256
+
+    def _commits_of(self, shard_name: str) -> list[str]:
+        names = self._names(COMMITS, prefix=f"{shard_name}.")
+        return [name for name in names if name.rpartition(".")[0] == shard_name]
+
+    def _names(self, folder: str, prefix: str = "") -> list[str]:
+        found = filesystem.list_files(self._at(folder), prefix=prefix)
+        return [name.removesuffix(".json") for name in found if name.endswith(".json")]
+
+    def _at(self, *names: str) -> str:
+        return filesystem.join(self.url, *names)
+
+    def _shown(self, name: str) -> str:
+        return f"{filesystem.redact(self.url)} {name}"
+
+
+def _objects(record: Mapping[str, Any]) -> set[str]:
+    return {part["object"] for part in record["parts"]}
+
+
+def _input(shard: Shard) -> dict[str, Any]:
+    return {"url": filesystem.redact(shard.url), "size": shard.size, "version": shard.version}
+
+
+def _encode(record: Mapping[str, Any]) -> bytes:
+    """Sorted, so that the same record is the same bytes; no URL in it keeps credentials."""
+    text = json.dumps(_redacted(record), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return filesystem.redact_text(value)
+    if isinstance(value, Mapping):
+        return {str(name): _redacted(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(inner) for inner in value]
+    return value
+
+
+def _decode(content: bytes) -> dict[str, Any]:
+    record = json.loads(content)
+    if not isinstance(record, dict):
+        raise ValueError("the record is not a JSON object")
+    return record
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{above}{name}.")
+        else:
+            flat[f"{above}{name}"] = value
+    return flat
