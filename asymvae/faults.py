@@ -21,7 +21,7 @@ FAULTS: Final[dict[str, tuple[str, str]]] = {
     "tar_trailing_data": ("read", "there is data after the archive's end, at byte {offset}"),
     "gzip_corrupt": ("read", "the compressed stream is damaged or cut after {offset} bytes of the archive"),
     "parquet_unreadable": ("read", "the file is not a readable Parquet file"),
-    "parquet_corrupt": ("read", "row group {row_group} can't be read; its rows are lost"),
+    "parquet_corrupt": ("read", "row group {row_group} is damaged; its rows from there on are lost"),
     # a sample, while it is read
     "duplicate_key": ("read", "the key came before in this shard; the first sample of that key is kept"),
     "missing_key": ("read", "the key column is null"),
@@ -31,7 +31,9 @@ FAULTS: Final[dict[str, tuple[str, str]]] = {
     "field_too_large": ("read", "field '{field}' has {size} bytes; the most is {limit}"),
     "field_wrong_type": ("read", "field '{field}' is neither bytes, {{bytes, path}} nor a URL"),
     "url_not_found": ("read", "the URL in field '{field}' answers that there is no such object"),
-    "url_refused": ("read", "the URL in field '{field}' can't be used: its scheme is not one that is read"),
+    "url_refused": ("read", "the URL in field '{field}' is not of a kind that is read from this shard"),
+    "url_denied": ("read", "a web server answers {status} to the URL in field '{field}'"),
+    "url_too_large": ("read", "what the URL in field '{field}' names has more than {limit} bytes"),
     # a sample, while its bytes become pixels
     "image_empty": ("prepare", "the image has no bytes"),
     "image_undecodable": ("prepare", "the bytes are no image of a known format, or a damaged one"),
