@@ -1,0 +1,214 @@
+"""Parquet files as a stream of samples: columns of bytes, of {bytes, path}, or of URLs.
+
+A file is read by row group and, within it, by a few rows at a time; of each column a small buffer is held. What
+is damaged costs the rest of its row group, and later rows keep their numbers.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+
+from asymvae.faults import Fault
+from asymvae.storage.columns import Column, KeyColumn, Url
+from asymvae.storage.filesystem import info, open_stream, redact, resolve
+from asymvae.storage.samples import ROLES, BadSample, FieldNames, Role, Sample
+from asymvae.storage.shards import Shard
+from asymvae.storage.stream import ReopeningStream
+from asymvae.storage.urls import FETCHES_AT_ONCE, Fetcher
+
+# Arrow reads a column chunk whole unless it is given a buffer; one is held a column.
+_COLUMN_BUFFER: Final = 2 * 1024 * 1024
+_BATCH_BYTES: Final = 8 * 1024 * 1024
+_BATCH_ROWS: Final = 256
+
+_TEXT_ROLES: Final = frozenset({"prompt", "json"})  # their strings are the content, the others' are URLs
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row whose URLs are still being fetched."""
+
+    index: int
+    key: str | Fault
+    fields: dict[Role, bytes | Fault | Future[bytes | Fault]]
+
+    @property
+    def is_waiting(self) -> bool:
+        return any(isinstance(value, Future) for value in self.fields.values())
+
+    def result(self) -> Sample | BadSample:
+        if isinstance(self.key, Fault):
+            return BadSample(self.index, None, self.key)
+        fields: dict[Role, bytes] = {}
+        for role, value in self.fields.items():
+            content = value.result() if isinstance(value, Future) else value
+            if isinstance(content, Fault):
+                return BadSample(self.index, self.key, content)
+            fields[role] = content
+        return Sample(self.index, self.key, fields)
+
+
+def read_parquet(shard: Shard, fields: FieldNames) -> Iterator[Sample | BadSample]:
+    """Stream the rows of one file; ``index`` is the row's number, and without a key column the key's end.
+
+    A role takes the first of its columns that isn't null in the row. Bytes are content; so are strings in
+    ``prompt`` and ``json``, elsewhere they are URLs, as is a struct's ``path`` where its ``bytes`` is null.
+
+    Raises whatever the store raises.
+    """
+    with _WatchedFile(shard.url) as file, Fetcher(shard.url) as fetcher:
+        if file.size == 0:
+            yield BadSample(None, None, Fault("shard_empty"))
+            return
+        try:
+            parquet = pq.ParquetFile(
+                file, pre_buffer=False, buffer_size=_COLUMN_BUFFER, page_checksum_verification=True
+            )
+            columns = set(parquet.schema_arrow.names)
+        except (pa.ArrowException, OSError) as error:
+            file.raise_own(error)
+            yield BadSample(None, None, Fault("parquet_unreadable"))
+            return
+        roles = {role: [name for name in fields.of(role) if name in columns] for role in ROLES}
+        first = 0
+        for group in range(parquet.num_row_groups):
+            rows = _rows(parquet, group, first, roles, fields.key, shard.name, fetcher)
+            try:
+                yield from _in_order(rows)
+            except _Damage as damage:
+                file.raise_own(damage.error)
+                yield BadSample(None, None, Fault("parquet_corrupt", {"row_group": group}))
+            first += parquet.metadata.row_group(group).num_rows
+
+
+class _Damage(Exception):
+    """Arrow could not read on: for ``error``, which may be the file's or the store's."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _in_order(rows: Iterator[_Row]) -> Iterator[Sample | BadSample]:
+    """The rows as they come, while the URLs of a few rows ahead are fetched."""
+    waiting: deque[_Row] = deque()
+    damage: _Damage | None = None
+    try:
+        for row in rows:
+            waiting.append(row)
+            while waiting and (len(waiting) > FETCHES_AT_ONCE or not waiting[0].is_waiting):
+                yield waiting.popleft().result()
+    except _Damage as error:
+        damage = error  # what was read before it is good
+    while waiting:
+        yield waiting.popleft().result()
+    if damage:
+        raise damage
+
+
+def _rows(
+    parquet: pq.ParquetFile,
+    group: int,
+    first: int,
+    roles: dict[Role, list[str]],
+    key: str | None,
+    shard_name: str,
+    fetcher: Fetcher,
+) -> Iterator[_Row]:
+    names = list(dict.fromkeys([*(name for names in roles.values() for name in names), *([key] if key else [])]))
+    rows = _batch_rows(parquet.metadata.row_group(group), names)
+    index = first
+    for batch in _batches(parquet, group, names, rows):
+        cells = {
+            role: [Column(batch, name, is_text=role in _TEXT_ROLES) for name in columns]
+            for role, columns in roles.items()
+        }
+        keys = KeyColumn(batch, key) if key else None
+        for row in range(batch.num_rows):
+            found: dict[Role, bytes | Fault | Future[bytes | Fault]] = {}
+            for role, columns in cells.items():
+                for name, column in zip(roles[role], columns, strict=True):
+                    cell = column[row]
+                    if isinstance(cell, Url):
+                        found[role] = fetcher.submit(cell.text, name)
+                    elif cell is not None:
+                        found[role] = cell
+                    else:
+                        continue
+                    break
+            yield _Row(index, keys[row] if keys else f"{shard_name}/{index}", found)
+            index += 1
+
+
+def _batch_rows(group: Any, names: list[str]) -> int:
+    """Rows a batch, so that it holds a bounded number of bytes on the average of its row group."""
+    size, rows = 0, int(group.num_rows)
+    for i in range(group.num_columns):
+        column = group.column(i)
+        if any(column.path_in_schema == name or column.path_in_schema.startswith(f"{name}.") for name in names):
+            size += column.total_uncompressed_size
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(size, 1)))
+
+
+def _batches(parquet: pq.ParquetFile, group: int, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from parquet.iter_batches(rows, row_groups=[group], columns=names, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _Damage(error) from error
+
+
+class _WatchedFile(io.RawIOBase):
+    """The file, for Arrow, that remembers what the store raised.
+
+    Arrow raises OSError for damaged pages too, so the type alone doesn't tell whose fault a failed read is.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._error: Exception | None = None
+        fs, path = resolve(url)
+        if isinstance(fs, LocalFileSystem | MemoryFileSystem):
+            self._file: BinaryIO = open_stream(url)
+        else:
+            # No read-ahead: it would be thrown away each time Arrow goes on to another column's chunk.
+            self._file = cast(
+                BinaryIO,
+                ReopeningStream(lambda: (fs.open(path, "rb", cache_type="none"), info(url)), redact(url)),
+            )
+        self.size = self._file.seek(0, io.SEEK_END)
+
+    def raise_own(self, error: Exception) -> None:
+        """Raise what the store raised, if that is why ``error`` came."""
+        if self._error is not None:
+            raise self._error from error
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except Exception as error:
+            self._error = error
+            raise
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
