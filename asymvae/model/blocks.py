@@ -37,11 +37,28 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(groups, channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        # ATen's CPU kernel for channels_last sums float32 naively: its error grows with the area
-        # (1e-4 at 512x512 against 1e-6). The kernel for contiguous input is accurate.
         if x.device.type == "cpu" and x.dtype == torch.float32 and not x.is_contiguous():
-            return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
+            return self._two_passes(x)
         return super().forward(x)
+
+    def _two_passes(self, x: Tensor) -> Tensor:
+        # ATen's CPU kernel for channels_last sums x and x*x naively in float32: its error grows with the area
+        # (at 512x512 2e-5 of the output, 6e-2 where the mean is 100 times the deviation; here 6e-8 and 1e-6).
+        # Sums over rows are short enough for float32; across rows they are added in float64. It takes 2.3 times
+        # ATen's time, a quarter of what going through a contiguous copy takes.
+        batch, channels, height, width = x.shape
+        grouped = (batch, height, self.num_groups, channels // self.num_groups)
+        pixels = x.permute(0, 2, 3, 1)
+        mean = pixels.sum(dim=2).double().reshape(grouped).mean(dim=(1, 3)) / width  # (N, groups)
+        centred = pixels - self._per_channel(mean).to(x.dtype).view(batch, 1, 1, channels)
+        squares = centred.square() if centred.requires_grad else centred.mul_(centred)  # in place: a fifth faster
+        var = squares.sum(dim=2).double().reshape(grouped).mean(dim=(1, 3)) / width
+        scale = self._per_channel(torch.rsqrt(var + self.eps)) * self.weight.double()
+        shift = self.bias.double() - self._per_channel(mean) * scale
+        return torch.addcmul(shift.to(x.dtype)[:, :, None, None], x, scale.to(x.dtype)[:, :, None, None])
+
+    def _per_channel(self, by_group: Tensor) -> Tensor:
+        return by_group.repeat_interleave(self.num_channels // self.num_groups, dim=1)  # (N, C)
 
 
 class ResnetBlock(nn.Module):
