@@ -33,7 +33,7 @@ def find_damage(data: bytes) -> Damage | None:
     """Whether the file ends before its format's end mark, or (PNG) a checksum of its pixels is wrong.
 
     Decoders are lenient in both: Pillow reads PNGs without checking IDAT's CRC, and animations up to the cut.
-    JPEG, BMP and TIFF have no such frame and are judged by their decoders.
+    The scans of JPEG, the pixels of BMP and TIFF are judged by their decoders, who do notice.
     """
     kind = sniff(data)
     if kind == "png":
@@ -44,6 +44,11 @@ def find_damage(data: bytes) -> Damage | None:
         return "cut" if int.from_bytes(data[4:8], "little") + 8 > len(data) else None
     if kind == "avif":
         return "cut" if _boxes_are_cut(data) else None
+    if kind == "jpeg":
+        return None if b"\xff\xda" in data else "cut"  # no scan has begun
+    if kind == "tiff" and data[2] + data[3] == 42:
+        order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
+        return "cut" if int.from_bytes(data[4:8], order) >= len(data) else None  # the directory, often the end
     return None
 
 

@@ -112,10 +112,11 @@ def _resize_rows(mask: NDArray[_Cell], count: int) -> NDArray[_Cell]:
         return mask
     steps = np.arange(count, dtype=np.int64)
     if rows < count:
-        return mask[(2 * steps + 1) * rows // (2 * count)]
+        nearest: NDArray[_Cell] = mask[(2 * steps + 1) * rows // (2 * count)]
+        return nearest
     # Footprints [i * rows / count, (i + 1) * rows / count), which overlap by a row where they don't end on whole ones.
     begins, ends = steps * rows // count, -(-(steps + 1) * rows // count)
-    reduced = mask[begins]
+    reduced: NDArray[_Cell] = mask[begins]
     for offset in range(1, int((ends - begins).max())):
         np.maximum(reduced, mask[np.minimum(begins + offset, ends - 1)], out=reduced)
     return reduced

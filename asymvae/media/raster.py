@@ -50,6 +50,8 @@ _FAULTS: Final[dict[Damage, Fault]] = {
 _ORIENTATION: Final = 274
 _BITS_PER_SAMPLE: Final = 258
 _PHOTOMETRIC: Final = 262
+_PLANES: Final = 284
+_EXTRA_SAMPLES: Final = 338
 _SAMPLE_FORMAT: Final = 339
 _TIFF_PIECES: Final = ((273, 279), (324, 325))  # offsets and byte counts, of strips and of tiles
 
@@ -69,6 +71,9 @@ class Raster:
 
 def read_size(data: bytes) -> tuple[int, int] | Fault:
     """(height, width) as stored, before EXIF orientation, from the header alone."""
+    size = webp_size(data)  # Pillow allocates the whole canvas of a WebP when it opens it
+    if size is not None:
+        return size
     opened = _open(data)
     return opened if isinstance(opened, Fault) else (opened.height, opened.width)
 
@@ -79,20 +84,19 @@ def read_raster(data: bytes, *, max_pixels: int) -> Raster | Fault:
     A cut is recognised at any place, in the end marks of PNG, GIF, WebP and AVIF too.
     Faults: image_empty, image_undecodable, image_truncated, image_too_large, image_unsupported.
     """
-    size = webp_size(data)  # Pillow allocates the whole canvas of a WebP when it opens it
-    if size is not None and size[0] * size[1] > max_pixels:
+    size = read_size(data)
+    if isinstance(size, Fault):
+        return size
+    if size[0] * size[1] > max_pixels:
         return Fault("image_too_large", {"pixels": size[0] * size[1], "limit": max_pixels})
-    picture = _open(data)
-    if isinstance(picture, Fault):
-        return picture
-    pixels = picture.height * picture.width
-    if pixels > max_pixels:
-        return Fault("image_too_large", {"pixels": pixels, "limit": max_pixels})
-    if pixels == 0:
-        return Fault("image_undecodable")
     damage = find_damage(data)
     if damage is not None:
         return _FAULTS[damage]
+    picture = _open(data)
+    if isinstance(picture, Fault):
+        return picture
+    if picture.height * picture.width == 0:
+        return Fault("image_undecodable")
     try:
         if isinstance(picture, JpegImageFile):
             return _read_jpeg(data, picture)
@@ -158,11 +162,14 @@ def _read_jpeg(data: bytes, picture: JpegImageFile) -> Raster | Fault:
 
 
 def _read_other(data: bytes, picture: ImageFile) -> Raster | Fault:
-    # before load(), which forgets them
+    # Read before load(), which forgets some tags.
     bits = _bits(data, picture)
     inverted = isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.tag_v2.get(_PHOTOMETRIC) == 0
+    if bits == 16 and isinstance(picture, TiffImagePlugin.TiffImageFile) and _is_odd_16(picture):
+        return Fault("image_unsupported", {"mode": f"{picture.mode};16"})
     picture.load()
     orientation = _orientation(picture)
+    _scale_grey_key(data, picture)
     icc = picture.info.get("icc_profile")
     if picture.mode.startswith("I;16"):
         wide = np.asarray(picture).astype(np.uint32)
@@ -212,6 +219,19 @@ def _bits(data: bytes, picture: ImageFile) -> int:
     if isinstance(picture, AvifImageFile):
         return 16 if avif_is_deep(data) else 8
     return 8
+
+
+def _is_odd_16(picture: TiffImagePlugin.TiffImageFile) -> bool:
+    """16-bit channels in planes of their own, or multiplied by alpha: Pillow and OpenCV both get them wrong."""
+    planes = picture.tag_v2.get(_PLANES, 1) == 2 and len(picture.getbands()) > 1
+    return planes or 1 in picture.tag_v2.get(_EXTRA_SAMPLES, ())
+
+
+def _scale_grey_key(data: bytes, picture: ImageFile) -> None:
+    """Pillow widens 2- and 4-bit grey to 8, but leaves the transparent level (PNG's tRNS) in the file's bits."""
+    key = picture.info.get("transparency")
+    if isinstance(picture, PngImageFile) and picture.mode == "L" and isinstance(key, int) and data[24] < 8:
+        picture.info["transparency"] = key * 255 // ((1 << data[24]) - 1)
 
 
 def _orientation(picture: PIL.Image.Image) -> int:
