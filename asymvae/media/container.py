@@ -32,7 +32,7 @@ def sniff(data: bytes) -> Kind | None:
 def find_damage(data: bytes) -> Damage | None:
     """Whether the file ends before its format's end mark, or (PNG) a checksum of its pixels is wrong.
 
-    Decoders are lenient in both: Pillow reads PNGs without checking IDAT's CRC, and animations up to the cut.
+    Decoders are lenient: they take a PNG or GIF without its end, and an animation up to the cut.
     The scans of JPEG, the pixels of BMP and TIFF are judged by their decoders, who do notice.
     """
     kind = sniff(data)

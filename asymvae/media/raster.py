@@ -10,8 +10,8 @@ start other programs. Nothing here changes a global, so that many threads may de
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
@@ -41,12 +41,15 @@ _READERS: Final[dict[str, type[ImageFile]]] = {
     "tiff": TiffImagePlugin.TiffImageFile,
     "webp": WebPImageFile,
 }
-_SPACES: Final[dict[str, Space]] = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}
+_GREY_MODES: Final = ("1", "L", "LA", "La")
 _RGB_MODES: Final = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "YCbCr")
 _FAULTS: Final[dict[Damage, Fault]] = {
     "cut": Fault("image_truncated"),
     "damaged": Fault("image_undecodable"),
 }
+_TO_8_BITS: Final = ((np.arange(65536) + 128) // 257).astype(np.uint8)  # round(v / 257); odd, so no ties
+_PNG_EXIF: Final = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+# TIFF tags
 _ORIENTATION: Final = 274
 _BITS_PER_SAMPLE: Final = 258
 _PHOTOMETRIC: Final = 262
@@ -100,7 +103,13 @@ def read_raster(data: bytes, *, max_pixels: int) -> Raster | Fault:
     try:
         if isinstance(picture, JpegImageFile):
             return _read_jpeg(data, picture)
-        return _read_other(data, picture)
+        if isinstance(picture, PngImageFile):
+            return _read_png(data, picture)
+        if isinstance(picture, TiffImagePlugin.TiffImageFile):
+            return _read_tiff(data, picture)
+        picture.load()
+        deep = isinstance(picture, AvifImageFile) and avif_is_deep(data)
+        return _split(picture, picture.info.get("icc_profile"), _orientation(picture), deep)
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  bytes in memory are all that can be at fault here
@@ -147,8 +156,8 @@ def _read_jpeg(data: bytes, picture: JpegImageFile) -> Raster | Fault:
     try:
         # Strict: libjpeg makes grey of what is missing and only warns of it; Pillow ignores the warning.
         channels = simplejpeg.decode_jpeg(data, "GRAY" if space == "L" else space)
-        if space == "CMYK" and "adobe" in picture.info:
-            channels = 255 - channels  # Adobe stores ink inverted
+        if space == "CMYK":
+            channels = 255 - channels  # Adobe stores ink inverted; Pillow takes all for Adobe's, and so do we
     except ValueError as error:
         text = str(error)
         if "remature end" in text:
@@ -161,77 +170,76 @@ def _read_jpeg(data: bytes, picture: JpegImageFile) -> Raster | Fault:
     return Raster(channels, None, space, picture.info.get("icc_profile"), _orientation(picture), False)
 
 
-def _read_other(data: bytes, picture: ImageFile) -> Raster | Fault:
+def _read_png(data: bytes, picture: PngImageFile) -> Raster | Fault:
+    """By OpenCV, which reads all 16 bits (Pillow keeps the upper byte: half of 65,535 would be 127, not 128) and
+    refuses a file with too few rows (Pillow leaves them black)."""
+    levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if levels is None or levels.shape[:2] != (picture.height, picture.width):
+        return Fault("image_undecodable")
+    # Pillow decodes all the pixels to find EXIF behind them: it is asked only where there may be some.
+    orientation = _orientation(picture) if any(mark in data for mark in _PNG_EXIF) else 1
+    space: Space = "L" if picture.mode in _GREY_MODES or picture.mode.startswith("I") else "RGB"
+    raster = _from_opencv(levels, space, picture.info.get("icc_profile"), orientation)
+    key, depth = picture.info.get("transparency"), data[24]
+    if space == "L" and isinstance(key, int):  # the one kind of transparency that OpenCV drops
+        if depth < 8:
+            key = key * 255 // ((1 << depth) - 1)  # the levels were widened to 8 bits, the key was not
+        return replace(raster, alpha=np.where(levels == key, 0, 255).astype(np.uint8))
+    return raster
+
+
+def _read_tiff(data: bytes, picture: TiffImagePlugin.TiffImageFile) -> Raster | Fault:
     # Read before load(), which forgets some tags.
-    bits = _bits(data, picture)
-    inverted = isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.tag_v2.get(_PHOTOMETRIC) == 0
-    if bits == 16 and isinstance(picture, TiffImagePlugin.TiffImageFile) and _is_odd_16(picture):
-        return Fault("image_unsupported", {"mode": f"{picture.mode};16"})
-    picture.load()
-    orientation = _orientation(picture)
-    _scale_grey_key(data, picture)
+    tags = picture.tag_v2
+    bits = max((8, *(int(count) for count in tags.get(_BITS_PER_SAMPLE, ()))))
+    white_is_zero = tags.get(_PHOTOMETRIC) == 0
+    planes = tags.get(_PLANES, 1) == 2 and len(picture.getbands()) > 1
+    if bits > 8 and (planes or 1 in tags.get(_EXTRA_SAMPLES, ())):
+        # In planes of their own, or multiplied by alpha: Pillow and OpenCV both get 16 bits wrong.
+        return Fault("image_unsupported", {"mode": f"{picture.mode};{bits}"})
+    picture.load()  # turns the image, too; and tells a cut file before OpenCV sees it
     icc = picture.info.get("icc_profile")
-    if picture.mode.startswith("I;16"):
-        wide = np.asarray(picture).astype(np.uint32)
-        if inverted:
-            wide = (1 << bits) - 1 - wide
-        grey = ((wide * 255 * 2 + (1 << bits) - 1) // (2 * ((1 << bits) - 1))).astype(np.uint8)
-        key = picture.info.get("transparency")
-        alpha = np.where(wide == key, 0, 255).astype(np.uint8) if isinstance(key, int) else None
-        return Raster(grey[..., None], alpha, "L", icc, orientation, True)
-    if bits == 16 and picture.mode in ("LA", "RGB", "RGBA"):
-        return _read_wide(data, picture, icc, orientation)
-    return _split(picture, icc, orientation, bits > 8)
+    if picture.mode.startswith("I;16"):  # 12 bits as well
+        most = (1 << bits) - 1
+        stored = np.asarray(picture).astype(np.uint32)
+        grey = ((most - stored if white_is_zero else stored) * 510 + most) // (2 * most)
+        return Raster(grey.astype(np.uint8)[..., None], None, "L", icc, 1, True)
+    if bits == 16 and picture.mode in ("RGB", "RGBA"):
+        wide = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # turned by OpenCV, too
+        if wide is None or wide.dtype != np.uint16 or wide.shape != (*picture.size[::-1], len(picture.mode)):
+            return Fault("image_unsupported", {"mode": f"{picture.mode};16"})
+        return _from_opencv(wide, "RGB", icc, 1)
+    return _split(picture, icc, 1, bits > 8)
 
 
-def _read_wide(data: bytes, picture: ImageFile, icc: bytes | None, orientation: int) -> Raster | Fault:
-    """16 bits a channel in several channels, of which Pillow keeps the upper byte: 65,535 / 2 would be 127, not
-    128. OpenCV reads all 16."""
-    wide = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if wide is None or wide.dtype != np.uint16 or wide.ndim != 3 or wide.shape[2] not in (3, 4):
-        return Fault("image_unsupported", {"mode": f"{picture.mode};16"})
-    narrow = ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)  # exact: 257 is odd, there are no ties
-    alpha = np.ascontiguousarray(narrow[..., 3]) if wide.shape[2] == 4 else None
-    return Raster(np.ascontiguousarray(narrow[..., 2::-1]), alpha, "RGB", icc, orientation, True)
+def _from_opencv(levels: NDArray[Any], space: Space, icc: bytes | None, orientation: int) -> Raster:
+    """(H, W), (H, W, 3) or (H, W, 4) of blue, green, red, alpha, in 8 or 16 bits."""
+    reduced = levels.dtype == np.uint16
+    levels = (_TO_8_BITS[levels] if reduced else levels).reshape(*levels.shape[:2], -1)
+    alpha = np.ascontiguousarray(levels[..., 3]) if levels.shape[2] == 4 else None
+    if levels.shape[2] == 1 or space == "L":
+        return Raster(np.ascontiguousarray(levels[..., :1]), alpha, "L", icc, orientation, reduced)
+    swap = cv2.COLOR_BGR2RGB if alpha is None else cv2.COLOR_BGRA2RGB
+    return Raster(np.asarray(cv2.cvtColor(levels, swap), np.uint8), alpha, "RGB", icc, orientation, reduced)
 
 
 def _split(picture: PIL.Image.Image, icc: bytes | None, orientation: int, reduced: bool) -> Raster | Fault:
     """Colours and alpha apart, whatever the mode."""
-    space = _SPACES.get(picture.mode) or ("RGB" if picture.mode in _RGB_MODES else None)
-    if space is None:
+    if picture.mode == "CMYK":
+        return Raster(np.asarray(picture), None, "CMYK", icc, orientation, reduced)
+    space: Space
+    if picture.mode in _GREY_MODES:
+        space = "L"
+    elif picture.mode in _RGB_MODES:
+        space = "RGB"
+    else:
         return Fault("image_unsupported", {"mode": picture.mode})
-    if space == "CMYK":
-        return Raster(np.asarray(picture), None, space, icc, orientation, reduced)
     if not picture.has_transparency_data:
         plain = np.asarray(picture if picture.mode == space else picture.convert(space))
         return Raster(plain.reshape(picture.height, picture.width, -1), None, space, icc, orientation, reduced)
     both = np.asarray(picture.convert("LA" if space == "L" else "RGBA"))
     colours, alpha = np.ascontiguousarray(both[..., :-1]), np.ascontiguousarray(both[..., -1])
     return Raster(colours, alpha, space, icc, orientation, reduced)
-
-
-def _bits(data: bytes, picture: ImageFile) -> int:
-    """Bits a channel, 8 where fewer."""
-    if isinstance(picture, PngImageFile):
-        return max(8, data[24])  # IHDR's bit depth
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        return max((8, *(int(bits) for bits in picture.tag_v2.get(_BITS_PER_SAMPLE, ()))))
-    if isinstance(picture, AvifImageFile):
-        return 16 if avif_is_deep(data) else 8
-    return 8
-
-
-def _is_odd_16(picture: TiffImagePlugin.TiffImageFile) -> bool:
-    """16-bit channels in planes of their own, or multiplied by alpha: Pillow and OpenCV both get them wrong."""
-    planes = picture.tag_v2.get(_PLANES, 1) == 2 and len(picture.getbands()) > 1
-    return planes or 1 in picture.tag_v2.get(_EXTRA_SAMPLES, ())
-
-
-def _scale_grey_key(data: bytes, picture: ImageFile) -> None:
-    """Pillow widens 2- and 4-bit grey to 8, but leaves the transparent level (PNG's tRNS) in the file's bits."""
-    key = picture.info.get("transparency")
-    if isinstance(picture, PngImageFile) and picture.mode == "L" and isinstance(key, int) and data[24] < 8:
-        picture.info["transparency"] = key * 255 // ((1 << data[24]) - 1)
 
 
 def _orientation(picture: PIL.Image.Image) -> int:
