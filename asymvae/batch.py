@@ -19,8 +19,8 @@ class Item:
     """One planned row: the work image of one sample, for one variant.
 
     ``image`` and ``given`` are (H, W, 3) uint8 sRGB, ``mask`` is (H, W) bool with True in the hole. H and W are
-    multiples of the model's factor; ``valid`` is the (h, w) at the top left that isn't padding. ``rest`` is what
-    the finishing step needs and the device doesn't.
+    multiples of the model's factor; ``valid`` is the (h, w) at the top left that isn't padding. ``owner`` is the
+    pipeline's own mark; the stages never look at it.
     """
 
     index: int
@@ -32,7 +32,7 @@ class Item:
     valid: tuple[int, int]
     given: NDArray[np.uint8] | None = None
     prompt: str | None = None
-    rest: Any = None
+    owner: Any = None
     batch_key: Hashable = ()
 
     @property

@@ -84,7 +84,7 @@ def parse(settings: type[S], flags: argparse.ArgumentParser, arguments: Sequence
     given = source(parsed_args=parsed)
     file = _read_yaml(parsed.config) if parsed.config else {}
     try:
-        return settings(_cli_settings_source=given, **file), parsed  # type: ignore[call-arg]
+        return settings(_cli_settings_source=given, **file), parsed
     except ValidationError as error:
         lines = []
         for problem in error.errors():

@@ -19,8 +19,8 @@ class Inpainter(ABC):
     """Fills the hole of every item of a batch, in latent space.
 
     A subclass says what it ``needs``: of which images the encode stage makes latents before ``fill`` is called
-    (``batch.latents[name]``, scaled posterior means). ``prefilled`` is what :meth:`prefill` returns. Anything but ``image``
-    is a function of known pixels only; a method that asks for ``image`` gives that promise up and says so.
+    (``batch.latents[name]``, scaled posterior means). ``prefilled`` is what :meth:`prefill` returns. Anything but
+    ``image`` is a function of known pixels only; a method that asks for ``image`` gives that promise up and says so.
 
     Options come from the setting ``inpaint.options`` as keyword arguments of the constructor.
     """

@@ -1,0 +1,77 @@
+"""Which items share a batch: a pure function of the shard's content and the settings. No clock, no queue's state."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from asymvae.batch import Item
+
+
+def padded_size(count: int, batch_size: int) -> int:
+    """The smallest of 1, 2, 4 ... batch_size that holds ``count``: few shapes, so that compiled code is reused."""
+    size = 1
+    while size < count:
+        size *= 2
+    return min(size, batch_size)
+
+
+@dataclass(slots=True)
+class _Group:
+    items: list[Item] = field(default_factory=list)
+    costs: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # what had been admitted before each item, in bytes
+
+
+class Batcher:
+    """Collects items by shape and gives batches out.
+
+    A batch is given out when it is full; when what waits costs more than ``waiting_bytes`` (the fullest shape
+    first); and when more than ``span_bytes`` were admitted since the oldest item that still waits (its shape).
+    The last rule bounds how long a finished row must be kept for an earlier one: rows are written in input order.
+    """
+
+    def __init__(self, batch_size: int, *, waiting_bytes: int, span_bytes: int) -> None:
+        self.batch_size = batch_size
+        self.waiting_bytes = waiting_bytes
+        self.span_bytes = span_bytes
+        self._groups: OrderedDict[Hashable, _Group] = OrderedDict()
+        self._waiting = 0
+        self._admitted = 0
+
+    def admit(self, items: Sequence[Item], cost: int) -> list[list[Item]]:
+        """The batches that are ready once a sample of ``cost`` bytes and its items (none, if it needs no device)
+        have come. The cost is counted once, on its last item."""
+        start = self._admitted
+        self._admitted += cost
+        ready = []
+        for position, item in enumerate(items):
+            group = self._groups.setdefault(item.shape_key, _Group())
+            share = cost if position == len(items) - 1 else 0
+            group.items.append(item)
+            group.costs.append(share)
+            group.starts.append(start)
+            self._waiting += share
+            if len(group.items) == self.batch_size:
+                ready.append(self._give(item.shape_key))
+        while self._waiting > self.waiting_bytes:
+            ready.append(self._give(max(self._groups, key=lambda key: len(self._groups[key].items))))
+        while self._groups and self._admitted - self._oldest()[0] > self.span_bytes:
+            ready.append(self._give(self._oldest()[1]))
+        return ready
+
+    def flush(self) -> list[list[Item]]:
+        """What still waits when the shard has ended, oldest shape first."""
+        ready = []
+        while self._groups:
+            ready.append(self._give(self._oldest()[1]))
+        return ready
+
+    def _oldest(self) -> tuple[int, Hashable]:
+        return min(((group.starts[0], key) for key, group in self._groups.items()), key=lambda pair: pair[0])
+
+    def _give(self, key: Hashable) -> list[Item]:
+        group = self._groups.pop(key)
+        self._waiting -= sum(group.costs)
+        return group.items

@@ -1,0 +1,99 @@
+"""The device's side of a shard: items in, decoded uint8 and metrics out. One a worker, shared by its shards."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from asymvae.batch import Batch, Item, collate
+from asymvae.config import InpaintJob
+from asymvae.faults import Fault
+from asymvae.inpaint.base import Inpainter
+from asymvae.model.autoencoder import AsymmetricAutoencoderKL
+from asymvae.pipeline.batcher import padded_size
+from asymvae.stages.decode import Decode
+from asymvae.stages.encode import Encode
+from asymvae.stages.inpaint import Inpaint
+from asymvae.stages.measure import Measure
+
+
+@dataclass(slots=True)
+class Done:
+    """One item after the device: its pixels (H, W, 3) uint8 and metrics (None where undefined), or its fault."""
+
+    item: Item
+    pixels: NDArray[np.uint8]
+    metrics: dict[str, float | None]
+    fault: Fault | None
+
+
+class Pending:
+    """A batch whose copies back to the host are under way."""
+
+    def __init__(self, batch: Batch, pixels: Tensor, metrics: Tensor, failed: Tensor) -> None:
+        self._batch, self._pixels, self._metrics, self._failed = batch, pixels, metrics, failed
+        self._event: torch.cuda.Event | None = None
+        if pixels.is_cuda:
+            self._pixels, self._metrics, self._failed = (_to_pinned(t) for t in (pixels, metrics, failed))
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def result(self) -> list[Done]:
+        """Wait for the copies; an entry an item, in order."""
+        if self._event is not None:
+            self._event.synchronize()
+        pixels, metrics, failed = self._pixels.numpy(), self._metrics.numpy(), self._failed.numpy()
+        done = []
+        for row, item in enumerate(self._batch.items):
+            values = {
+                name: None if np.isnan(value) else float(value)
+                for name, value in zip(self._batch.metrics, metrics[:, row], strict=True)
+            }
+            faults = [fault for (fault, _), bad in zip(self._batch.failed, failed[:, row], strict=True) if bad]
+            done.append(Done(item, pixels[row], values, faults[0] if faults else None))
+        return done
+
+
+def _to_pinned(tensor: Tensor) -> Tensor:
+    out = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return out.copy_(tensor, non_blocking=True)
+
+
+class Device:
+    """Runs batches through encode, inpaint, decode and measure.
+
+    ``launch`` may be called from the threads of several shards; it is guarded, so that batches run one by one.
+    """
+
+    def __init__(self, model: AsymmetricAutoencoderKL, inpainter: Inpainter, job: InpaintJob) -> None:
+        self.model = model
+        self.inpainter = inpainter
+        self.batch_size = job.workers.batch_size
+        self.stages = (Encode(model, inpainter), Inpaint(model, inpainter), Decode(model), Measure())
+        self.lock = threading.Lock()
+
+    @torch.inference_mode()
+    def launch(self, items: list[Item]) -> tuple[Pending, float]:
+        """Start one batch. Returns it and the seconds the device (on a GPU: its launching thread) was busy."""
+        parameter = next(self.model.parameters())
+        with self.lock:
+            started = time.perf_counter()
+            batch = collate(items, padded_size(len(items), self.batch_size), parameter.device, parameter.dtype)
+            for stage in self.stages:
+                batch = stage(batch)
+            assert batch.decoded is not None
+            # Round half up after clamping, as diffusers' image processor does (denormalize, then (x * 255).round()).
+            pixels = batch.decoded.float().nan_to_num().add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8)
+            pending = Pending(
+                batch,
+                pixels.permute(0, 2, 3, 1).contiguous(),
+                torch.stack(list(batch.metrics.values())),
+                torch.stack([bad for _, bad in batch.failed]),
+            )
+            return pending, time.perf_counter() - started

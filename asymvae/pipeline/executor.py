@@ -1,0 +1,241 @@
+"""Where shards run: in this process, or on actors of a Ray cluster. The parts are the same bytes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from asymvae.config import InpaintJob
+from asymvae.pipeline.plan import ConfigurationError, Recipe
+from asymvae.pipeline.progress import Board, Tally
+from asymvae.pipeline.worker import RayShardWorker, Report, ShardWorker, reason_of
+from asymvae.storage.filesystem import is_local, resolve
+from asymvae.storage.shards import Shard
+
+_LOOK_EVERY_S = 1.0
+
+
+class Executor(Protocol):
+    """Runs shards and yields what becomes of each."""
+
+    def start(self, job: InpaintJob) -> None:
+        """Get ready, before anything is written. Raises ConfigurationError where the job can't run here."""
+        ...
+
+    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Iterator[Report | None]:
+        """A report a shard, in any order; None now and then meanwhile, so that the caller can look at the tally."""
+        ...
+
+
+class LocalExecutor:
+    """One shard after another, in this process, without Ray: for debugging, profiling and notebooks."""
+
+    def start(self, job: InpaintJob) -> None:
+        if job.workers.gpus > 0 and not torch.cuda.is_available():
+            raise ConfigurationError("workers.gpus asks for a GPU and torch sees none here; set workers.gpus=0")
+
+    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Iterator[Report | None]:
+        worker = ShardWorker(recipe)
+        for shard in shards:
+            yield self._run(worker, shard, tally, recipe.job.ray.attempts)
+
+    def _run(self, worker: ShardWorker, shard: Shard, tally: Tally, attempts: int) -> Report:
+        reason = ""
+        for _ in range(1 + attempts):
+            try:
+                return worker.run(shard, lambda s, samples, errors: tally.tell(s.name, samples, errors))
+            except Exception as error:  # noqa: BLE001  tried again, then reported by name
+                reason = reason_of(error)
+        return Report(shard.name, False, reason)
+
+
+class RayExecutor:
+    """Ray Data with the shard as the row: it places and scales the actors, which stream the shards themselves.
+
+    Shards lost to a dying worker, or failed, are then run alone, one to a fresh actor, ``ray.attempts`` times: so a
+    shard that kills its worker takes no neighbour along.
+    """
+
+    def start(self, job: InpaintJob) -> None:
+        if not ray.is_initialized():
+            ray.init(address=job.ray.address, logging_level=logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        _check_resources(job)
+        _check_output_is_shared(job.output.url)
+
+    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Iterator[Report | None]:
+        board = Board.remote()  # type: ignore[attr-defined]
+        left = {shard.name: shard for shard in shards}
+        reasons: dict[str, str] = {}
+        for report in self._pool(recipe, shards, board):
+            _listen(board, tally)
+            if report is not None and report.committed:
+                left.pop(report.shard, None)
+                yield report
+            elif report is not None:
+                reasons[report.shard] = report.reason
+            else:
+                yield None
+        for _ in range(recipe.job.ray.attempts):
+            for report in self._alone(recipe, list(left.values()), board):
+                _listen(board, tally)
+                if report.committed:
+                    del left[report.shard]
+                    yield report
+                else:
+                    reasons[report.shard] = report.reason
+        for name in left:
+            yield Report(name, False, reasons.get(name, "the worker died"))
+
+    def _pool(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Iterator[Report | None]:
+        workers = recipe.job.workers
+        _set_context()
+        rows = [{"shard": json.dumps(asdict(shard))} for shard in shards]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            RayShardWorker,
+            fn_constructor_args=(recipe, board),
+            batch_size=1,
+            compute=ActorPoolStrategy(
+                min_size=min(workers.min, len(rows)),
+                max_size=min(workers.max, len(rows)),
+                # A second shard in flight fills the device while the first one's end is encoded and uploaded.
+                max_tasks_in_flight_per_actor=workers.shards_in_flight,
+                max_concurrent_calls_per_actor=workers.shards_in_flight,
+                enable_true_multi_threading=True,
+            ),
+            num_gpus=workers.gpus,
+            num_cpus=workers.cpu_threads,
+            # Both are infinite by default, and a shard that kills its worker would loop for ever. A death costs the
+            # shards in flight one try, so restarts are bounded by the shards as well.
+            max_restarts=len(rows),
+            max_task_retries=1,
+        )
+        yield from _every(_LOOK_EVERY_S, (Report(**json.loads(row["report"])) for row in dataset.iter_rows()))
+
+    def _alone(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Iterator[Report]:
+        workers = recipe.job.workers
+        remote: Any = ray.remote(RayShardWorker).options(
+            num_gpus=workers.gpus, num_cpus=workers.cpu_threads, max_restarts=0, max_task_retries=0
+        )
+        waiting, running = list(shards), dict[Any, tuple[Shard, Any]]()
+        while waiting or running:
+            while waiting and len(running) < workers.max:
+                actor = remote.remote(recipe, board)
+                running[actor.run.remote(waiting[0])] = (waiting.pop(0), actor)
+            ready, _ = ray.wait(list(running), num_returns=1)
+            shard, actor = running.pop(ready[0])
+            try:
+                yield ray.get(ready[0])
+            except RayError as error:
+                yield Report(shard.name, False, f"its worker died: {type(error).__name__}")
+            finally:
+                ray.kill(actor)
+
+
+def _set_context() -> None:
+    """Ray Data's traps (seen with 2.60), each set once, here."""
+    context = DataContext.get_current()
+    # A shard whose worker died is an errored block; drop it here, since it is run again, alone, and then audited.
+    context.max_errored_blocks = -1
+    # 30 minutes without a block would end the run, and a large shard takes longer; workers have their own watchdog.
+    context.execution_no_progress_timeout_s = -1
+    # With every slot taken, utilisation is exactly 1: a higher threshold would never let the pool grow.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    # 0 by default: one spot node lost while it loads the model would end the job.
+    context.max_consecutive_actor_init_deaths = 10
+    # Our own display shows samples; Ray's would show shards, between its lines.
+    context.enable_progress_bars = False
+
+
+def _every(seconds: float, reports: Iterator[Report]) -> Iterator[Report | None]:
+    """The reports, and None whenever ``seconds`` pass without one.
+
+    They are waited for in a thread of its own, since Ray Data's iterators can't be polled. Where the caller stops
+    early, that thread stays behind until the next report; the actors go with the driver.
+    """
+    arrived: queue.SimpleQueue[Report | BaseException | None] = queue.SimpleQueue()
+
+    def wait() -> None:
+        try:
+            for report in reports:
+                arrived.put(report)
+            arrived.put(None)
+        except BaseException as error:  # noqa: BLE001  raised again where the reports are read
+            arrived.put(error)
+
+    threading.Thread(target=wait, daemon=True).start()
+    while True:
+        try:
+            report = arrived.get(timeout=seconds)
+        except queue.Empty:
+            yield None
+            continue
+        if report is None:
+            return
+        if isinstance(report, BaseException):
+            raise report
+        yield report
+
+
+def _nodes() -> list[str]:
+    """Ids of the nodes that are up."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _check_resources(job: InpaintJob) -> None:
+    """On a cluster of one node, which won't grow: does an actor fit at all? Ray would wait for ever, and say little."""
+    if len(_nodes()) > 1 or job.ray.address is not None:
+        return
+    has = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for setting, resource, wanted in (
+        ("workers.gpus", "GPU", job.workers.gpus),
+        ("workers.cpu_threads", "CPU", job.workers.cpu_threads),
+    ):
+        if wanted > has.get(resource, 0):
+            raise ConfigurationError(
+                f"{setting} is {wanted:g} and this machine's Ray has {has.get(resource, 0):g} {resource}: lower it"
+                + (", 0 runs on the CPU" if resource == "GPU" else "")
+            )
+
+
+def _check_output_is_shared(out: str) -> None:
+    """A local OUT on a cluster of several nodes: every node must see the same folder."""
+    nodes = _nodes()
+    if len(nodes) < 2 or not is_local(out):
+        return
+    folder = Path(resolve(out)[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".seen-by-all.{uuid.uuid4().hex}.tmp"
+    probe.touch()
+    try:
+        look = ray.remote(num_cpus=0)(os.path.exists)
+        seen = [
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(str(probe))
+            for node in nodes
+        ]
+        if not all(ray.get(seen)):
+            raise ConfigurationError(
+                f"output.url {out} is a local folder that not every node of the cluster sees: "
+                "set it to an object store (s3://, gs://) or a shared file system"
+            )
+    finally:
+        probe.unlink()
+
+
+def _listen(board: Any, tally: Tally) -> None:
+    for shard, (samples, errors) in ray.get(board.take.remote()).items():
+        tally.tell(shard, samples, errors)

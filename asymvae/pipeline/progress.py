@@ -1,0 +1,92 @@
+"""Live progress of a job: a bar on a terminal, a line every ten seconds otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from typing import IO, Any
+
+import ray
+from tqdm import tqdm
+
+_LINE_EVERY_S = 10.0
+
+
+class Tally:
+    """Samples and errors of every shard that was heard of. A shard's latest news replaces its earlier ones, so that
+    one that is run again isn't counted twice."""
+
+    def __init__(self) -> None:
+        self._shards: dict[str, tuple[int, dict[str, int]]] = {}
+
+    def tell(self, shard: str, samples: int, errors: dict[str, int]) -> None:
+        self._shards[shard] = (samples, errors)
+
+    @property
+    def samples(self) -> int:
+        return sum(samples for samples, _ in self._shards.values())
+
+    @property
+    def errors(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for _, by_code in self._shards.values():
+            total.update(by_code)
+        return total
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Where workers leave their news; the driver fetches it, so that news costs a worker no waiting."""
+
+    def __init__(self) -> None:
+        self._news: dict[str, tuple[int, dict[str, int]]] = {}
+
+    def tell(self, shard: str, samples: int, errors: dict[str, int]) -> None:
+        self._news[shard] = (samples, errors)
+
+    def take(self) -> dict[str, tuple[int, dict[str, int]]]:
+        """What has come since the last call."""
+        news, self._news = self._news, {}
+        return news
+
+
+class Display:
+    """Shows a tally while a job runs.
+
+    On a terminal: a bar over shards with samples, samples/s and errors; elsewhere a line every ten seconds.
+    """
+
+    def __init__(self, shards: int, done: int, tally: Tally, stream: IO[str] | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.shards, self.done, self.done_before, self.tally = shards, done, done, tally
+        self._started = self._shown = time.monotonic()
+        self._bar: tqdm[Any] | None = None
+        if self.stream.isatty():
+            self._bar = tqdm(total=shards, initial=done, unit="shard", file=self.stream, dynamic_ncols=True)
+
+    def refresh(self, done: int) -> None:
+        """``done``: shards that are finished, those of earlier runs included."""
+        if self._bar is not None:
+            self._bar.n = done
+            self._bar.set_postfix_str(self._samples())
+        elif time.monotonic() - self._shown >= _LINE_EVERY_S:
+            self._shown = time.monotonic()
+            print(self._line(done), file=self.stream, flush=True)
+        self.done = done
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        print(self._line(self.done), file=self.stream, flush=True)
+
+    def _samples(self) -> str:
+        rate = self.tally.samples / max(time.monotonic() - self._started, 1e-9)
+        return f"{self.tally.samples} samples, {rate:.2f}/s, {self.tally.errors.total()} errors"
+
+    def _line(self, done: int) -> str:
+        eta = ""
+        if self.done_before < done < self.shards:
+            seconds = (time.monotonic() - self._started) / (done - self.done_before) * (self.shards - done)
+            eta = f", about {seconds / 60:.0f} min left"
+        return f"{self._samples()}, {done} of {self.shards} shards{eta}"

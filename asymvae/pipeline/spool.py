@@ -1,0 +1,93 @@
+"""The spool: a shard's parts while they are written, on the local disk, in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from asymvae.pipeline.rows import Rows
+from asymvae.storage.parts import Part, PartWriter
+from asymvae.storage.schemas import ERRORS, METRICS, RESULTS
+
+# With the host's name: process ids say nothing across containers that share a temporary folder.
+_PREFIX = f"asymvae-spool-{platform.node()}-"
+# Results go out as PNG, which a photograph fills with a few times its JPEG's bytes.
+_GROWTH = 8
+# A reader of one column still gets long runs, and a writer holds little: part of the output format.
+_ROW_GROUP_ROWS = 1000
+_ROW_GROUP_BYTES = 64 * 2**20
+_LEAST_FREE = 64 * 2**20
+
+
+class Spool:
+    """Parts ``results``, ``metrics`` and ``errors`` of one shard; those without rows are not made."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writers = {
+            kind: PartWriter(
+                folder / f"{kind}.parquet",
+                schema,
+                row_group_rows=_ROW_GROUP_ROWS,
+                row_group_bytes=_ROW_GROUP_BYTES,
+            )
+            for kind, schema in (("results", RESULTS), ("metrics", METRICS), ("errors", ERRORS))
+        }
+
+    def write(self, rows: Rows) -> None:
+        for kind, writer in self._writers.items():
+            for row in getattr(rows, kind):
+                writer.write(row)
+
+    def close(self) -> list[Part]:
+        """Finish and check the files. The parts that have rows."""
+        return [part for writer in self._writers.values() if (part := writer.close()) is not None]
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            for writer in self._writers.values():
+                writer.discard()
+
+
+@contextmanager
+def spool_folder(root: str | None, shard_size: int) -> Iterator[Path]:
+    """A folder for one shard's spool, gone afterwards.
+
+    Raises:
+        OSError: there is not enough free space below ``root`` for what a shard of ``shard_size`` bytes may become.
+    """
+    base = Path(root or tempfile.gettempdir())
+    base.mkdir(parents=True, exist_ok=True)
+    wanted = _LEAST_FREE + _GROWTH * shard_size
+    free = shutil.disk_usage(base).free
+    if free < wanted:
+        raise OSError(
+            f"the spool folder {base} has {free >> 20} MiB free and this shard may need {wanted >> 20}: "
+            "free some, or set workers.spool to a larger disk"
+        )
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_spools(root: str | None) -> None:
+    """Remove this machine's spool folders whose processes are gone: what a SIGKILL left."""
+    base = Path(root or tempfile.gettempdir())
+    for folder in base.glob(f"{_PREFIX}*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)

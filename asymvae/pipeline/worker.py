@@ -1,0 +1,145 @@
+"""The worker: loads the model once, then takes shards from their bytes to their commit.
+
+A plain class, so that one shard can be run, debugged and profiled in one process; :class:`RayShardWorker` is the
+same as a callable that Ray Data maps over rows of shards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from asymvae.config import InpaintJob
+from asymvae.fingerprint import settings_that
+from asymvae.inpaint.base import load_inpainter
+from asymvae.pipeline.device import Device
+from asymvae.pipeline.plan import Recipe, load_model
+from asymvae.pipeline.shard_run import Progress, run_shard
+from asymvae.pipeline.spool import spool_folder, sweep_spools
+from asymvae.pipeline.watchdog import Watchdog
+from asymvae.stages.prepare import Prepare
+from asymvae.storage.filesystem import redact_text
+from asymvae.storage.ledger import Ledger, commit_id
+from asymvae.storage.shards import Shard
+
+_TELL_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of one shard. ``reason`` says why where it isn't committed."""
+
+    shard: str
+    committed: bool
+    reason: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    errors_by_code: dict[str, int] = field(default_factory=dict)
+    mean_hole_fraction: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def make_deterministic(job: InpaintJob) -> None:
+    """The same bytes for the same threads, device and batch: set in every executor, before the device is touched."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(job.workers.cpu_threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+class ShardWorker:
+    """Holds the model; may run several shards at once, in threads.
+
+    Args:
+        recipe: what the driver resolved; the weights that are loaded here must be those that it saw.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        job = recipe.job
+        make_deterministic(job)
+        sweep_spools(job.workers.spool)
+        model = load_model(job, "cuda" if job.workers.gpus > 0 else "cpu")
+        if model.weights_sha256 != recipe.weights_sha256:
+            raise RuntimeError(
+                f"model.path {job.model.path} on {platform.node()} holds other weights ({model.weights_sha256}) "
+                f"than where the job was started ({recipe.weights_sha256}): a folder must be the same on every node"
+            )
+        inpainter = load_inpainter(job.inpaint.method, job.inpaint.options)
+        self.recipe = recipe
+        self.ledger = Ledger(job.output.url)
+        self.device = Device(model, inpainter, job)
+        self.prepare = Prepare(job, inpainter, model.config.encoder_factor)
+
+    def run(self, shard: Shard, progress: Progress) -> Report:
+        """Run and commit ``shard``; raises what the infrastructure raises."""
+        started = datetime.now(UTC)
+        clock = time.perf_counter()
+        with spool_folder(self.recipe.job.workers.spool, shard.size) as folder:
+            outcome = run_shard(shard, folder, self.recipe.job, self.device, self.prepare, progress)
+            committing = time.perf_counter()
+            record = self.ledger.commit(
+                shard,
+                commit_id(self.recipe.fingerprint, shard),
+                outcome.parts,
+                outcome.counts,
+                {
+                    "started": started.isoformat(timespec="milliseconds"),
+                    "seconds": round(time.perf_counter() - clock, 3),
+                    "host": platform.node(),
+                    "pid": os.getpid(),
+                    "affects_rounding": settings_that(self.recipe.job, "rounding"),
+                    "stages": outcome.seconds,
+                },
+                errors_by_code=outcome.errors_by_code,
+            )
+        seconds = outcome.seconds | {"commit": round(time.perf_counter() - committing, 4)}
+        return Report(
+            shard.name, True, "", record["counts"], record["errors_by_code"], outcome.mean_hole_fraction, seconds
+        )
+
+
+class RayShardWorker:
+    """:class:`ShardWorker` as Ray Data calls it: a batch of one row, a shard as JSON, to one row, its report.
+
+    An error of the infrastructure becomes a report, so that the driver decides about another try; what kills the
+    process is seen by the driver as a missing report.
+    """
+
+    def __init__(self, recipe: Recipe, board: Any) -> None:
+        self.worker = ShardWorker(recipe)
+        self.watchdog = Watchdog(recipe.job.workers.stall_timeout_s)
+        self.board = board
+        self._told: dict[str, float] = {}
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        return {"report": [json.dumps(asdict(self.run(Shard(**json.loads(row))))) for row in batch["shard"]]}
+
+    def run(self, shard: Shard) -> Report:
+        with self.watchdog:
+            try:
+                return self.worker.run(shard, self._progress)
+            except Exception as error:  # noqa: BLE001  whatever it is, it is this shard's, and its report names it
+                print(f"shard {shard.name}:\n{redact_text(traceback.format_exc())}", file=sys.stderr)
+                return Report(shard.name, False, reason_of(error))
+
+    def _progress(self, shard: Shard, samples: int, errors: dict[str, int]) -> None:
+        now = time.monotonic()
+        if now - self._told.get(shard.name, 0.0) >= _TELL_EVERY_S:
+            self._told[shard.name] = now
+            self.watchdog.stroke()
+            self.board.tell.remote(shard.name, samples, errors)
+
+
+def reason_of(error: BaseException) -> str:
+    """An infrastructure error in one line, for ``_failed/`` and the log: no credentials, no query strings."""
+    return redact_text(f"{type(error).__name__}: {error}")
