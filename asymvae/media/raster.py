@@ -87,19 +87,20 @@ def read_raster(data: bytes, *, max_pixels: int) -> Raster | Fault:
     A cut is recognised at any place, in the end marks of PNG, GIF, WebP and AVIF too.
     Faults: image_empty, image_undecodable, image_truncated, image_too_large, image_unsupported.
     """
-    size = read_size(data)
-    if isinstance(size, Fault):
-        return size
-    if size[0] * size[1] > max_pixels:
-        return Fault("image_too_large", {"pixels": size[0] * size[1], "limit": max_pixels})
-    damage = find_damage(data)
-    if damage is not None:
-        return _FAULTS[damage]
+    size = webp_size(data)
+    if size is not None and size[0] * size[1] > max_pixels:
+        return _too_large(size, max_pixels)
     picture = _open(data)
     if isinstance(picture, Fault):
         return picture
-    if picture.height * picture.width == 0:
+    pixels = picture.height * picture.width
+    if pixels == 0:
         return Fault("image_undecodable")
+    if pixels > max_pixels:
+        return _too_large((picture.height, picture.width), max_pixels)
+    damage = find_damage(data)
+    if damage is not None:
+        return _FAULTS[damage]
     try:
         if isinstance(picture, JpegImageFile):
             return _read_jpeg(data, picture)
@@ -145,6 +146,10 @@ def _open(data: bytes) -> ImageFile | Fault:
     return picture
 
 
+def _too_large(size: tuple[int, int], max_pixels: int) -> Fault:
+    return Fault("image_too_large", {"pixels": size[0] * size[1], "limit": max_pixels})
+
+
 def _fault_of(error: Exception) -> Fault:
     text = str(error).lower()
     cut = "truncat" in text or "premature end" in text or isinstance(error, EOFError)
@@ -182,8 +187,8 @@ def _read_png(data: bytes, picture: PngImageFile) -> Raster | Fault:
     raster = _from_opencv(levels, space, picture.info.get("icc_profile"), orientation)
     key, depth = picture.info.get("transparency"), data[24]
     if space == "L" and isinstance(key, int):  # the one kind of transparency that OpenCV drops
-        if depth < 8:
-            key = key * 255 // ((1 << depth) - 1)  # the levels were widened to 8 bits, the key was not
+        if depth in (2, 4):
+            key = key * 255 // ((1 << depth) - 1)  # the levels are in 8 bits by now, and 1-bit keys as well
         return replace(raster, alpha=np.where(levels == key, 0, 255).astype(np.uint8))
     return raster
 

@@ -96,6 +96,7 @@ def test_alpha_turns_with_its_image() -> None:
     assert np.array_equal(image.alpha, np.rot90(alpha, -1))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_costs_the_orientation_only() -> None:
     assert np.array_equal(decoded(save(photo(), "PNG", exif=b"Exif\0\0MM\0*junk")).pixels, photo())
 
