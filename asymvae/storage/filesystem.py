@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar, cast
+from typing import Any, BinaryIO, Final, TypeVar
 
 import fsspec
 import tenacity
@@ -123,7 +123,8 @@ def open_stream(url: str) -> BinaryIO:
         return open(path, "rb")
     if isinstance(fs, MemoryFileSystem):  # its open() hands out one shared position
         return io.BytesIO(fs.cat_file(path))
-    return cast(BinaryIO, ReopeningStream(lambda: _open_remote(fs, path), redact(url)))
+    # Buffered, for readers of 512 bytes at a time.
+    return io.BufferedReader(ReopeningStream(lambda: _open_remote(fs, path), redact(url)), _COPY_BYTES)
 
 
 def _open_remote(fs: AbstractFileSystem, path: str) -> tuple[Any, FileInfo]:

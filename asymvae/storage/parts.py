@@ -86,8 +86,11 @@ class PartWriter:
 
     def discard(self) -> None:
         """Give up: remove the spool file. Fine at any time, also after close()."""
-        if self._sink is not None:
-            with contextlib.suppress(OSError):  # a full disk, say: what is unwritten isn't wanted
+        with contextlib.suppress(OSError):  # a full disk, say: what is unwritten isn't wanted
+            if self._writer is not None:
+                self._writer.close()
+        with contextlib.suppress(OSError):
+            if self._sink is not None:
                 self._sink.close()
         self._writer = self._sink = None
         self._pending, self._pending_bytes = [], 0

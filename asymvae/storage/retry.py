@@ -60,6 +60,7 @@ _TRANSIENT_ERRNO: Final = frozenset(
 _TRANSIENT_NAMES: Final = frozenset(
     {
         "HTTPClientError",
+        "ConnectionError",  # not the builtin alone: botocore's, of EndpointConnectionError
         "ClientConnectionError",
         "ClientPayloadError",
         "ServerDisconnectedError",

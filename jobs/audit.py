@@ -1,0 +1,132 @@
+"""``python -m jobs.audit OUT``: is everything there, once, and whole?"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from asymvae.storage import filesystem
+from asymvae.storage.audit import AuditReport, audit
+from asymvae.storage.ledger import Ledger
+from asymvae.storage.shards import Shard, list_shards
+
+HELP = """\
+Check what a job wrote to OUT (a folder, or an fsspec URL such as s3://bucket/out/run-1).
+
+The audit follows the commit records, OUT/_commits/*.json, and checks that
+  - every shard of the job's input has a commit, and none was given up on;
+  - every object a commit names is there, with its size;
+  - the counts add up: planned = results + errors, for every shard;
+  - nothing else lies about: parts that no commit names, temporary files.
+With --deep it reads every part whole: its sha256, every Parquet page, each (key, variant) exactly once,
+one metrics row a result.
+"""
+EXAMPLES = """\
+exit codes:
+  0  all is well
+  1  something is missing, orphaned, broken or failed; it is named
+  2  OUT can't be audited: no job was ever started there, or it can't be read
+
+What a run that is still at work has not committed yet is shown as missing and orphaned.
+A rerun of the same job does the missing shards, and removes what a crash left of the finished ones.
+
+examples:
+  python -m jobs.audit out/demo
+  python -m jobs.audit s3://bucket/out/run-1 --deep
+  python -m jobs.audit out/demo --json | jq .errors_by_code
+"""
+_SHOWN = 20  # lines of a list in the table; --json has them all
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.audit",
+        description=HELP,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", metavar="OUT", help="what output.url was: a folder or an fsspec URL")
+    parser.add_argument("--deep", action="store_true", help="read every part whole; takes as long as reading OUT")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON, all of it")
+    options = parser.parse_args(arguments)
+    name = filesystem.redact(options.out)
+    try:
+        job = Ledger(options.out).read_job()
+        shards, note = _input_shards(job)
+        report = _audit(options.out, options.deep, shards)
+    except FileNotFoundError:
+        print(f"{name} is not a job's output: it has no _job.json", file=sys.stderr)
+        return 2
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        print(f"{name} can't be audited: {filesystem.redact_text(str(error))}", file=sys.stderr)
+        return 2
+    print(_as_json(report, note) if options.json else _as_table(name, report, note))
+    return 0 if report.ok else 1
+
+
+def _audit(out: str, deep: bool, shards: list[Shard] | None) -> AuditReport:
+    with tqdm(desc="audit", unit=" shards", disable=None if deep else True, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return audit(out, deep=deep, shards=shards, progress=progress)
+
+
+def _input_shards(job: dict[str, Any]) -> tuple[list[Shard] | None, str | None]:
+    """The shards of the job's input, or None and why they can't be listed (it may be gone, rightly)."""
+    settings = job["settings"]["input"]
+    try:
+        return list_shards(settings["urls"], root=job["input"]["root"], format=settings["format"]), None
+    except (OSError, ValueError) as error:
+        why = filesystem.redact_text(str(error))
+        return None, f"the input can't be listed, so shards without a commit were not looked for: {why}"
+
+
+def _as_json(report: AuditReport, note: str | None) -> str:
+    return json.dumps({"ok": report.ok, **dataclasses.asdict(report), "note": note}, indent=1, sort_keys=True)
+
+
+def _as_table(name: str, report: AuditReport, note: str | None) -> str:
+    depth = "every part read" if report.deep else "sizes and counts; --deep reads every part"
+    lines = [f"{name}  ({depth})", ""]
+    numbers = [
+        (
+            "shards committed",
+            report.shards,
+            f"{report.incomplete} with a fault of their own" if report.incomplete else "",
+        ),
+        ("samples", report.samples, ""),
+        ("rows planned", report.planned, ""),
+        ("results", report.results, ""),
+        ("errors", report.errors, ""),
+        ("errors of shards", report.shard_errors, ""),
+    ]
+    if report.degraded:
+        numbers.append(("degraded shards", report.degraded, "their bytes may differ in another run"))
+    lines += [f"  {label:<18}{number:>14,}  {remark}".rstrip() for label, number, remark in numbers]
+    for title, counted in (("bytes", report.bytes_by_kind), ("errors by code", report.errors_by_code)):
+        if counted:
+            lines += ["", title]
+            lines += [f"  {what:<18}{number:>14,}" for what, number in counted.most_common()]
+    for title in ("missing", "orphaned", "broken", "failed"):
+        found = getattr(report, title)
+        if found:
+            lines += ["", f"{title.upper()}: {len(found):,}"]
+            lines += [f"  {line}" for line in found[:_SHOWN]]
+            if len(found) > _SHOWN:
+                lines.append(f"  ... and {len(found) - _SHOWN:,} more; --json lists them")
+    if note:
+        lines += ["", f"note: {note}"]
+    verdict = "all is well" if report.ok else "not all is well: see above"
+    return "\n".join([*lines, "", verdict])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
