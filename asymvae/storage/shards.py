@@ -97,7 +97,7 @@ def list_shards(
                 literals.append(url)
     formats = {url: _format(url, format) for url in [*literals, *found]}
     found |= _stat([url for url in dict.fromkeys(literals) if url not in found])
-    shards = [Shard(url, _name(url, base), formats[url], file.size, file.etag) for url, file in found.items()]
+    shards = [Shard(url, shard_name(url, base), formats[url], file.size, file.etag) for url, file in found.items()]
     shards.sort(key=lambda shard: shard.name)
     for one, other in itertools.pairwise(shards):
         if one.name == other.name:
@@ -227,7 +227,7 @@ def _format(url: str, wanted: Literal["auto", "webdataset", "parquet"]) -> Forma
     return _EXTENSIONS[extension]
 
 
-def _name(url: str, root: str) -> str:
+def shard_name(url: str, root: str) -> str:
     """The path below the root as a file name, without its extension; two paths never share one.
 
     Bytes outside [A-Za-z0-9._-] become ``~XX``, a leading ``.`` or ``_`` too (readers of data sets skip such

@@ -1,10 +1,8 @@
 """WebDataset tars as a stream of samples, and every damage of the archive as a row of its own.
 
 Keys, fields and what is skipped follow webdataset, whose own functions are used where they can be. Its iterators
-can't: 1.0.2, like ``tarfile.TarFile.next`` below it, takes an archive that is cut at a header, corrupt in the
-middle or followed by another one for a complete one. So headers are read here one by one (by ``tarfile.TarInfo``,
-which knows GNU long names and PAX), and an archive is complete only when its two zero blocks have been seen and
-nothing but zeros follows.
+can't: 1.0.2 takes an archive that is cut at a header, corrupt in the middle or followed by another one for a
+complete one (see :mod:`asymvae.storage.tar`).
 
 Nothing is ever extracted: absolute names, ``..``, links and devices have nowhere to point to.
 """
@@ -14,34 +12,21 @@ from __future__ import annotations
 import gzip
 import io
 import re
-import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final
 
 from webdataset.tariterators import base_plus_ext, meta_prefix, meta_suffix
 
 from asymvae.faults import Fault
 from asymvae.storage.filesystem import open_stream
 from asymvae.storage.samples import MAX_FIELD_BYTES, ROLES, BadSample, FieldNames, Role, Sample, safe_key
+from asymvae.storage.tar import DamagedError, TarReader
 
 _META: Final = re.compile(rf"{meta_prefix}[^/]*{meta_suffix}($|/)")  # as tar_file_iterator's skip_meta
 _BUFFER: Final = 256 * 1024
 _GZIP_MAGIC: Final = b"\x1f\x8b"
-
-# What one member's header, with its PAX records and long names, may take. Real ones need under 10 kB and 5
-# reads; a hostile one could ask for gigabytes or recurse until the interpreter's stack ends.
-_HEADER_BYTES: Final = 1024 * 1024
-_HEADER_READS: Final = 256
-
-
-class _Truncated(Exception):
-    """The archive ended inside what was being read."""
-
-
-class _Damaged(Exception):
-    """The archive is readable as far as ``args[0]``, a Fault, says."""
 
 
 def read_tar(url: str, fields: FieldNames) -> Iterator[Sample | BadSample]:
@@ -69,23 +54,23 @@ def _read(stream: BinaryIO, fields: FieldNames) -> Iterator[Sample | BadSample]:
         yield BadSample(None, None, Fault("shard_empty"))
         return
     plain: Any = io.BufferedReader(_Rejoined(head, stream), _BUFFER)
-    archive = _Archive(gzip.GzipFile(fileobj=plain, mode="rb") if head == _GZIP_MAGIC else plain)
+    archive = TarReader(gzip.GzipFile(fileobj=plain, mode="rb") if head == _GZIP_MAGIC else plain)
     try:
         yield from _samples(archive, _Claims(fields))
-        _check_end(archive)
-    except _Truncated:
-        yield BadSample(None, None, Fault("tar_truncated", {"offset": archive.position}))
-    except _Damaged as damage:
-        yield BadSample(None, None, damage.args[0])
+        archive.check_end()
+    except DamagedError as damage:
+        yield BadSample(None, None, damage.fault)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         yield BadSample(None, None, Fault("gzip_corrupt", {"offset": archive.position}))
 
 
-def _samples(archive: _Archive, claims: _Claims) -> Iterator[Sample | BadSample]:
+def _samples(archive: TarReader, claims: _Claims) -> Iterator[Sample | BadSample]:
     index = 0
     group: _Group | None = None
-    for member, size in archive.members():
-        key, extension = base_plus_ext(member)
+    for member in archive.members():
+        if _META.match(member.name):
+            continue
+        key, extension = base_plus_ext(member.name)
         if key is None:
             continue
         extension = extension.lower()
@@ -98,18 +83,9 @@ def _samples(archive: _Archive, claims: _Claims) -> Iterator[Sample | BadSample]
         claim = claims.of(extension)
         if claim is None or not group.wants(claim):
             continue
-        group.take(claim, archive, size)
+        group.take(claim, archive, member.size)
     if group is not None:
         yield group.sample(index)
-
-
-def _check_end(archive: _Archive) -> None:
-    """After the first zero block: the second must follow, and then zeros alone (tar pads its last record)."""
-    start, chunk = archive.position, archive.take(tarfile.BLOCKSIZE)
-    while chunk:
-        if rest := chunk.lstrip(b"\0"):
-            raise _Damaged(Fault("tar_trailing_data", {"offset": start + len(chunk) - len(rest)}))
-        start, chunk = archive.position, archive.take_some()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +129,7 @@ class _Group:
         rank = self._ranks.get(claim.role)
         return rank is None or claim.rank < rank
 
-    def take(self, claim: _Claim, archive: _Archive, size: int) -> None:
+    def take(self, claim: _Claim, archive: TarReader, size: int) -> None:
         self._ranks[claim.role] = claim.rank
         self._fields.pop(claim.role, None)
         self._faults.pop(claim.role, None)
@@ -170,81 +146,6 @@ class _Group:
             if role in self._faults:
                 return BadSample(index, key, self._faults[role])
         return Sample(index, key, self._fields)
-
-
-class _Archive:
-    """The uncompressed archive, read forward only; to ``tarfile.TarInfo`` it is the TarFile and its file."""
-
-    encoding = "utf-8"
-    errors = "surrogateescape"
-
-    def __init__(self, stream: io.BufferedIOBase) -> None:
-        self.position = 0  # bytes read so far
-        self.offset = 0  # where the next header begins: set by TarInfo
-        self.pax_headers: dict[str, str] = {}
-        self._stream = stream
-        self._reads = 0
-        self._limit = 0
-
-    @property
-    def fileobj(self) -> _Archive:
-        return self
-
-    def tell(self) -> int:
-        return self.position
-
-    def members(self) -> Iterator[tuple[str, int]]:
-        """(name, size) of each regular file, up to the first zero block. What isn't taken of it is skipped."""
-        while True:
-            self._skip(self.offset - self.position)
-            start = self.position
-            member = self._header()
-            if member is None:
-                return
-            if member.isreg() and not member.issparse():
-                if not 0 <= member.size <= self.offset - self.position:
-                    raise _Damaged(Fault("tar_corrupt", {"offset": start}))
-                yield member.name, member.size
-
-    def _header(self) -> tarfile.TarInfo | None:
-        start = self.position
-        self._reads, self._limit = 0, start + _HEADER_BYTES
-        try:
-            member = tarfile.TarInfo.fromtarfile(cast(tarfile.TarFile, self))
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # typeshed leaves it out
-            return None
-        except (tarfile.HeaderError, ValueError) as error:
-            raise _Damaged(Fault("tar_corrupt", {"offset": start})) from error
-        if self.offset < self.position:  # a negative size
-            raise _Damaged(Fault("tar_corrupt", {"offset": start}))
-        # Global PAX headers pile up; of them, only what TarInfo itself uses is needed again.
-        self.pax_headers = {k: v for k, v in self.pax_headers.items() if k in tarfile.PAX_FIELDS}
-        return member
-
-    def read(self, size: int) -> bytes:
-        """For TarInfo alone, while it reads a header."""
-        self._reads += 1
-        if size < 0 or self.position + size > self._limit or self._reads > _HEADER_READS:
-            raise tarfile.HeaderError("this header is larger than any real one")
-        return self.take(size)
-
-    def take(self, size: int) -> bytes:
-        """Exactly ``size`` bytes."""
-        data = self._stream.read(size)
-        self.position += len(data)
-        if len(data) < size:
-            raise _Truncated
-        return data
-
-    def take_some(self) -> bytes:
-        """The bytes at hand; none at the end."""
-        data = self._stream.read1(_BUFFER)
-        self.position += len(data)
-        return data
-
-    def _skip(self, size: int) -> None:
-        while size > 0:
-            size -= len(self.take(min(size, _BUFFER)))
 
 
 class _Rejoined(io.RawIOBase):
