@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any, Protocol
 
 import ray
 import torch
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
+from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from asymvae.config import InpaintJob
@@ -102,10 +104,17 @@ class RayExecutor:
             yield Report(name, False, reasons.get(name, "the worker died"))
 
     def _pool(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Iterator[Report | None]:
-        workers = recipe.job.workers
         _set_context()
         rows = [{"shard": json.dumps(asdict(shard))} for shard in shards]
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        with warnings.catch_warnings():
+            # max_restarts has no named parameter yet, and the general one is announced to go with Ray 2.64.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            dataset = self._dataset(rows, recipe, board)
+        yield from _every(_LOOK_EVERY_S, (Report(**json.loads(row["report"])) for row in dataset.iter_rows()))
+
+    def _dataset(self, rows: list[dict[str, str]], recipe: Recipe, board: Any) -> Dataset:
+        workers = recipe.job.workers
+        return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             RayShardWorker,
             fn_constructor_args=(recipe, board),
             batch_size=1,
@@ -124,7 +133,6 @@ class RayExecutor:
             max_restarts=len(rows),
             max_task_retries=1,
         )
-        yield from _every(_LOOK_EVERY_S, (Report(**json.loads(row["report"])) for row in dataset.iter_rows()))
 
     def _alone(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Iterator[Report]:
         workers = recipe.job.workers
