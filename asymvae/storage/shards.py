@@ -58,7 +58,7 @@ def input_root(urls: Sequence[str]) -> str:
 
     Names of shards are relative to it, so a job keeps the root of its first run: more inputs rename nothing.
     """
-    folders = [re.split(r"[*?[{]", _location(_absolute(url)), maxsplit=1)[0].split("/")[:-1] for url in urls]
+    folders = [re.split(r"[*?[{]", _location(_normal(_absolute(url))), maxsplit=1)[0].split("/")[:-1] for url in urls]
     if not folders:
         raise InputError("no input is given: set input.urls")
     common = _common_prefix(folders)
@@ -86,7 +86,7 @@ def list_shards(
     root, or two files would have one name.
     """
     patterns = [_absolute(url) for url in ([urls] if isinstance(urls, str) else urls)]
-    base = input_root(patterns) if root is None else _location(_absolute(root))
+    base = input_root(patterns) if root is None else _location(_normal(_absolute(root)))
     literals: list[str] = []
     found: dict[str, FileInfo] = {}
     for pattern in patterns:
@@ -119,7 +119,7 @@ def _absolute(url: str) -> str:
     fs, path = resolve(url)
     if not isinstance(fs, LocalFileSystem):
         return url
-    return path + "/" if url.endswith("/") and not path.endswith("/") else path
+    return path.rstrip("/") + "/" if url.endswith("/") else path
 
 
 def _location(url: str) -> str:
@@ -136,9 +136,17 @@ def _is_web(url: str) -> bool:
 
 def _expand(pattern: str) -> Iterable[str]:
     try:
-        return list(braceexpand(pattern, escape=False))
+        urls = list(braceexpand(pattern, escape=False))
     except ValueError as error:
         raise InputError(f"{redact(pattern)}: the braces are not balanced") from error
+    return [_normal(url) for url in urls]
+
+
+def _normal(url: str) -> str:
+    """A local path without ``.`` and ``..``; a final slash, which says it is a folder, stays."""
+    if not url.startswith("/"):
+        return url
+    return os.path.normpath(url) + ("/" if url.endswith("/") else "")
 
 
 def _has_wildcard(url: str) -> bool:
