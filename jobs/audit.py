@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from typing import Any
@@ -62,7 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
     except FileNotFoundError:
         print(f"{name} is not a job's output: it has no _job.json", file=sys.stderr)
         return 2
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (KeyError, TypeError) as error:
+        print(f"{name} can't be audited: its _job.json is not one of this project ({error})", file=sys.stderr)
+        return 2
+    except (OSError, ValueError, ImportError) as error:
         print(f"{name} can't be audited: {filesystem.redact_text(str(error))}", file=sys.stderr)
         return 2
     print(_as_json(report, note) if options.json else _as_table(name, report, note))
@@ -90,7 +92,7 @@ def _input_shards(job: dict[str, Any]) -> tuple[list[Shard] | None, str | None]:
 
 
 def _as_json(report: AuditReport, note: str | None) -> str:
-    return json.dumps({"ok": report.ok, **dataclasses.asdict(report), "note": note}, indent=1, sort_keys=True)
+    return json.dumps({"ok": report.ok, **vars(report), "note": note}, indent=1, sort_keys=True)
 
 
 def _as_table(name: str, report: AuditReport, note: str | None) -> str:

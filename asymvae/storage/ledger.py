@@ -75,7 +75,7 @@ def law_broken(record: Mapping[str, Any]) -> list[str]:
     errors = counts["errors"] + counts["shard_errors"]
     if rows.pop("errors", 0) != errors:
         broken.append(f"the errors part doesn't hold the {errors} errors counted")
-    if not rows and counts["results"]:
+    if counts["results"] and not rows.keys() & {"results", "latents"}:
         broken.append(f"no part holds the {counts['results']} results counted")
     if "results" in rows:
         rows.setdefault("metrics", 0)  # one row a result
@@ -118,8 +118,12 @@ class Ledger:
         return self.read_job()
 
     def read_job(self) -> dict[str, Any]:
-        """FileNotFoundError where no job was ever opened."""
-        return _decode(filesystem.read_bytes(self._at(JOB)))
+        """FileNotFoundError where no job was ever opened; ValueError if its record can't be parsed."""
+        content = filesystem.read_bytes(self._at(JOB))
+        try:
+            return _decode(content)
+        except ValueError as error:
+            raise ValueError(f"{JOB} is damaged: {error}") from error
 
     def committed(self) -> dict[str, str]:
         """``"<shard>.<id>"`` -> URL of its record, by one listing."""
@@ -257,13 +261,15 @@ class Ledger:
         )
 
     def _put_one(self, part: Part, where: str, surplus: set[str]) -> bool:
+        """True: the object is there with the part's bytes; False: with others."""
         url = self._at(where)
-        if filesystem.put_if_absent(url, part.path):
-            surplus.add(where)
-            return True
-        if filesystem.info(url).size != part.size:
-            return False
-        return filesystem.hash_stream(url) == part.sha256
+        while not filesystem.put_if_absent(url, part.path):
+            try:
+                return filesystem.info(url).size == part.size and filesystem.hash_stream(url) == part.sha256
+            except FileNotFoundError:  # its maker lost to a record made meanwhile, and so shall we
+                continue
+        surplus.add(where)
+        return True
 
     def _commits_of(self, shard_name: str) -> list[str]:
         names = self._names(COMMITS, prefix=f"{shard_name}.")

@@ -1,0 +1,38 @@
+"""Fixtures for every room."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.object_store import BUCKET, ObjectStore, start_object_store
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A real S3 server for the whole session; the environment points s3fs, boto and child processes to it."""
+    import s3fs
+
+    store = start_object_store(tmp_path_factory.mktemp("object-store"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.env.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield store
+    s3fs.S3FileSystem.clear_instance_cache()
+    store.stop()
+
+
+@pytest.fixture
+def s3_url(object_store: ObjectStore) -> str:
+    """An s3:// folder of this test's own, with nothing in it."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def out_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An OUT with nothing in it: a local folder, then one in a real object store."""
+    return str(tmp_path / "out") if request.param == "local" else request.getfixturevalue("s3_url")
