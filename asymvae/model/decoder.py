@@ -22,9 +22,9 @@ class Decoder(nn.Module):
         super().__init__()
         channels = config.up_block_out_channels[::-1]  # from the latent's size to the image's
         groups, act = config.norm_num_groups, activation(config.act_fn)
+        # modules are made in diffusers' order: optimisers number parameters by it
         last = len(channels) - 1
         self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
-        self.mid_block = MiddleBlock(channels[0], groups=groups, act=act)
         self.up_blocks = nn.ModuleList(
             UpBlock(
                 channels[max(i - 1, 0)],
@@ -36,6 +36,7 @@ class Decoder(nn.Module):
             )
             for i in range(len(channels))
         )
+        self.mid_block = MiddleBlock(channels[0], groups=groups, act=act)
         # (channels, pixels a cell) of what enters each up block, and of what leaves the last
         levels = [(channels[max(i - 1, 0)], 1 << (last - i)) for i in range(len(channels))]
         levels.append((channels[-1], 1))
