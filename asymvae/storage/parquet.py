@@ -1,6 +1,7 @@
 """Parquet files as a stream of samples: columns of bytes, of {bytes, path}, or of URLs.
 
-A file is read by row group and, within it, by a few rows at a time; of each column a small buffer is held. What
+A file is read by row group and, within it, by a few rows at a time; of each column a page is held, which is as
+large as its writer made it (a writer that checks the size every 1,024 values makes pages of 1,024 images). What
 is damaged costs the rest of its row group, and later rows keep their numbers.
 """
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from asymvae.faults import Fault
-from asymvae.storage.filesystem import is_local, join, open_stream, resolve
+from asymvae.storage.filesystem import is_local, open_stream, resolve
 from asymvae.storage.retry import is_transient, retrying, server_answer
 from asymvae.storage.samples import MAX_FIELD_BYTES
 
@@ -70,7 +70,7 @@ class Fetcher:
             return None
         scheme, separator, rest = url.partition("://")
         if not separator:
-            return None if self._folder is None else join("file://" + self._folder, url)
+            return None if self._folder is None else "file://" + os.path.join(self._folder, url)
         scheme = scheme.lower()
         if scheme == "file":
             return None if self._folder is None else f"file://{rest}"
