@@ -49,6 +49,7 @@ _FAULTS: Final[dict[Damage, Fault]] = {
 }
 _TO_8_BITS: Final = ((np.arange(65536) + 128) // 257).astype(np.uint8)  # round(v / 257); odd, so no ties
 _PNG_EXIF: Final = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+_LARGEST_PLAIN_TILE: Final = 2**22  # 2048 x 2048, which small images come in, too
 # TIFF tags
 _ORIENTATION: Final = 274
 _BITS_PER_SAMPLE: Final = 258
@@ -56,6 +57,7 @@ _PHOTOMETRIC: Final = 262
 _PLANES: Final = 284
 _EXTRA_SAMPLES: Final = 338
 _SAMPLE_FORMAT: Final = 339
+_TILE_SIDES: Final = (322, 323)
 _TIFF_PIECES: Final = ((273, 279), (324, 325))  # offsets and byte counts, of strips and of tiles
 
 
@@ -89,15 +91,16 @@ def read_raster(data: bytes, *, max_pixels: int) -> Raster | Fault:
     """
     size = webp_size(data)
     if size is not None and size[0] * size[1] > max_pixels:
-        return _too_large(size, max_pixels)
+        return Fault("image_too_large", {"pixels": size[0] * size[1], "limit": max_pixels})
     picture = _open(data)
     if isinstance(picture, Fault):
         return picture
     pixels = picture.height * picture.width
     if pixels == 0:
         return Fault("image_undecodable")
-    if pixels > max_pixels:
-        return _too_large((picture.height, picture.width), max_pixels)
+    tile = _tile_pixels(picture)
+    if pixels > max_pixels or tile > max(max_pixels, _LARGEST_PLAIN_TILE):
+        return Fault("image_too_large", {"pixels": max(pixels, tile), "limit": max_pixels})
     damage = find_damage(data)
     if damage is not None:
         return _FAULTS[damage]
@@ -137,17 +140,22 @@ def _open(data: bytes) -> ImageFile | Fault:
     try:
         # The class itself, since PIL.Image.open would apply its own pixel limit, a global, after the header.
         picture = _READERS[kind](io.BytesIO(data))
+        if isinstance(picture, TiffImagePlugin.TiffImageFile) and _strips_are_cut(picture, len(data)):
+            return Fault("image_truncated")
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  as in read_raster
-        return _unsupported_tiff(data) or _FAULTS.get(find_damage(data) or "damaged", _fault_of(error))
-    if isinstance(picture, TiffImagePlugin.TiffImageFile) and _strips_are_cut(picture, len(data)):
-        return Fault("image_truncated")
+        cut = find_damage(data) == "cut"
+        return _unsupported_tiff(data) or (Fault("image_truncated") if cut else _fault_of(error))
     return picture
 
 
-def _too_large(size: tuple[int, int], max_pixels: int) -> Fault:
-    return Fault("image_too_large", {"pixels": size[0] * size[1], "limit": max_pixels})
+def _tile_pixels(picture: ImageFile) -> int:
+    """A TIFF's tile is decoded as a whole, and may be declared far larger than the image."""
+    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return 0
+    sides = [picture.tag_v2.get(tag, 0) for tag in _TILE_SIDES]
+    return sides[0] * sides[1] if all(isinstance(side, int) for side in sides) else 0
 
 
 def _fault_of(error: Exception) -> Fault:

@@ -127,6 +127,18 @@ def test_a_huge_webp_canvas_is_refused_before_it_is_allocated() -> None:
     assert probe_size(data) == (16383, 16383)
 
 
+def test_a_tiff_tile_far_larger_than_its_image_is_refused() -> None:
+    tags = {322: 60000, 323: 2000, 324: 8, 325: 100}
+    assert code_of(tiff(bytes(28 * 20 * 3), 20, 28, bits=8, channels=3, tags=tags)) == "image_too_large"
+
+
+def test_tiff_tags_of_a_wrong_type_are_a_fault() -> None:
+    # found by mutation: a strip offset as bytes
+    data = FILES["tiff directory first"]
+    entry = data.index(struct.pack("<HHI", 273, 4, 1))
+    assert code_of(data[: entry + 2] + struct.pack("<H", 7) + data[entry + 4 :]) == "image_undecodable"
+
+
 def test_no_pixels_at_all() -> None:
     assert code_of(png([], 0, 8, 2, height=0)) == "image_undecodable"
     assert code_of(b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, 0, 0, 1, 24, 0, 0, 0, 0, 0, 0)) != "decoded"
