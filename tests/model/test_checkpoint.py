@@ -170,7 +170,7 @@ def test_a_bin_that_would_run_code_is_refused_and_not_run(folder: Path, tmp_path
     _as_bin(folder)
     content = {"quant_conv.weight": torch.zeros(1), "trap": _Touch(trap)}
     if plain:
-        (folder / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(content))
+        (folder / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, folder / "diffusion_pytorch_model.bin")
     with pytest.raises(CheckpointError, match="never unpickled"):
