@@ -57,6 +57,7 @@ _PHOTOMETRIC: Final = 262
 _PLANES: Final = 284
 _EXTRA_SAMPLES: Final = 338
 _SAMPLE_FORMAT: Final = 339
+_STRIPS: Final = 273
 _TILE_SIDES: Final = (322, 323)
 _TIFF_PIECES: Final = ((273, 279), (324, 325))  # offsets and byte counts, of strips and of tiles
 
@@ -98,7 +99,10 @@ def read_raster(data: bytes, *, max_pixels: int) -> Raster | Fault:
     pixels = picture.height * picture.width
     if pixels == 0:
         return Fault("image_undecodable")
-    tile = _tile_pixels(picture)
+    try:
+        tile = _tile_pixels(picture)
+    except (KeyError, TypeError, ValueError):
+        return Fault("image_undecodable")
     if pixels > max_pixels or tile > max(max_pixels, _LARGEST_PLAIN_TILE):
         return Fault("image_too_large", {"pixels": max(pixels, tile), "limit": max_pixels})
     damage = find_damage(data)
@@ -151,11 +155,15 @@ def _open(data: bytes) -> ImageFile | Fault:
 
 
 def _tile_pixels(picture: ImageFile) -> int:
-    """A TIFF's tile is decoded as a whole, and may be declared far larger than the image."""
+    """A TIFF's tile is decoded as a whole, and may be declared far larger than the image. 0: there are no tiles."""
     if not isinstance(picture, TiffImagePlugin.TiffImageFile):
         return 0
-    sides = [picture.tag_v2.get(tag, 0) for tag in _TILE_SIDES]
-    return sides[0] * sides[1] if all(isinstance(side, int) for side in sides) else 0
+    tags = picture.tag_v2
+    if _STRIPS in tags and not any(tag in tags for tag in _TILE_SIDES):
+        return 0
+    # A side of a type that Pillow doesn't know, libtiff may: a KeyError or TypeError here is a damaged file.
+    height, width = (int(tags[tag]) for tag in _TILE_SIDES)
+    return height * width
 
 
 def _fault_of(error: Exception) -> Fault:
