@@ -46,9 +46,8 @@ def find_damage(data: bytes) -> Damage | None:
         return "cut" if _boxes_are_cut(data) else None
     if kind == "jpeg":
         return None if b"\xff\xda" in data else "cut"  # no scan has begun
-    if kind == "tiff" and data[2] + data[3] == 42:
-        order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
-        return "cut" if int.from_bytes(data[4:8], order) >= len(data) else None  # the directory, often the end
+    if kind == "tiff":
+        return "cut" if _tiff_layout(data)[1] >= len(data) else None  # the directory, often at the end
     return None
 
 
@@ -72,6 +71,23 @@ def avif_is_deep(data: bytes) -> bool:
     """Whether an AVIF has 10 or 12 bits a channel (the flag high_bitdepth of its av1C box)."""
     box = data.find(b"av1C")
     return 0 <= box < len(data) - 6 and bool(data[box + 6] & 0x40)
+
+
+def tiff_is_tiled(data: bytes) -> bool:
+    """Whether the first directory names the size of a tile, in whatever type: Pillow's list of tags ends at an
+    entry that it can't read, libtiff's does not."""
+    order, start, big = _tiff_layout(data)
+    head, step = (8, 20) if big else (2, 12)
+    count = int.from_bytes(data[start : start + head], order)
+    entries = range(start + head, min(start + head + count * step, len(data)), step)
+    return any(int.from_bytes(data[entry : entry + 2], order) in (322, 323) for entry in entries)
+
+
+def _tiff_layout(data: bytes) -> tuple[Literal["little", "big"], int, bool]:
+    """Byte order, the first directory's offset, and whether it is a BigTIFF."""
+    order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
+    big = int.from_bytes(data[2:4], order) == 43
+    return order, int.from_bytes(data[8:16] if big else data[4:8], order), big
 
 
 def _png_damage(data: bytes) -> Damage | None:

@@ -28,7 +28,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from asymvae.faults import Fault
-from asymvae.media.container import Damage, avif_is_deep, find_damage, sniff, webp_size
+from asymvae.media.container import Damage, avif_is_deep, find_damage, sniff, tiff_is_tiled, webp_size
 
 Space = Literal["L", "RGB", "CMYK"]
 
@@ -57,7 +57,6 @@ _PHOTOMETRIC: Final = 262
 _PLANES: Final = 284
 _EXTRA_SAMPLES: Final = 338
 _SAMPLE_FORMAT: Final = 339
-_STRIPS: Final = 273
 _TILE_SIDES: Final = (322, 323)
 _TIFF_PIECES: Final = ((273, 279), (324, 325))  # offsets and byte counts, of strips and of tiles
 
@@ -99,10 +98,9 @@ def read_raster(data: bytes, *, max_pixels: int) -> Raster | Fault:
     pixels = picture.height * picture.width
     if pixels == 0:
         return Fault("image_undecodable")
-    try:
-        tile = _tile_pixels(picture)
-    except (KeyError, TypeError, ValueError):
-        return Fault("image_undecodable")
+    tile = _tile_pixels(data, picture)
+    if isinstance(tile, Fault):
+        return tile
     if pixels > max_pixels or tile > max(max_pixels, _LARGEST_PLAIN_TILE):
         return Fault("image_too_large", {"pixels": max(pixels, tile), "limit": max_pixels})
     damage = find_damage(data)
@@ -154,16 +152,14 @@ def _open(data: bytes) -> ImageFile | Fault:
     return picture
 
 
-def _tile_pixels(picture: ImageFile) -> int:
+def _tile_pixels(data: bytes, picture: ImageFile) -> int | Fault:
     """A TIFF's tile is decoded as a whole, and may be declared far larger than the image. 0: there are no tiles."""
-    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+    if not isinstance(picture, TiffImagePlugin.TiffImageFile) or not tiff_is_tiled(data):
         return 0
-    tags = picture.tag_v2
-    if _STRIPS in tags and not any(tag in tags for tag in _TILE_SIDES):
-        return 0
-    # A side of a type that Pillow doesn't know, libtiff may: a KeyError or TypeError here is a damaged file.
-    height, width = (int(tags[tag]) for tag in _TILE_SIDES)
-    return height * width
+    width, height = (picture.tag_v2.get(tag) for tag in _TILE_SIDES)
+    if isinstance(width, int) and isinstance(height, int):
+        return height * width
+    return Fault("image_undecodable")  # libtiff might still find a size where Pillow doesn't
 
 
 def _fault_of(error: Exception) -> Fault:

@@ -21,7 +21,8 @@ def photo(height: int = 40, width: int = 56) -> NDArray[np.uint8]:
     y, x = np.mgrid[:height, :width].astype(np.float64)
     edge = 60 * (x > width / 3)
     bands = [120 + 90 * np.sin(y / 9 + x / 31) + edge / 2, 3 * y + 20, 200 - 2 * x + edge]
-    return np.clip(np.stack(bands, axis=-1), 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(np.stack(bands, axis=-1), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def save(pixels: NDArray[Any] | PIL.Image.Image, image_format: str, **options: Any) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -32,7 +33,7 @@ def narrowed(wide: NDArray[np.uint16]) -> NDArray[np.uint8]:
     return np.round(wide / 257.0).astype(np.uint8)
 
 
-def profile(name: str) -> bytes:
+def profile(name: Literal["LAB", "XYZ", "sRGB"]) -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
 
 
@@ -187,7 +188,7 @@ def test_16_bit_tiff_is_rounded_to_8_and_flagged() -> None:
 
 @pytest.mark.parametrize(("bits", "samples"), [(8, np.uint8), (16, np.uint16)])
 def test_tiff_whose_zero_is_white(bits: int, samples: type) -> None:
-    wide = levels16(1)[..., 0].astype(samples)
+    wide: NDArray[Any] = levels16(1)[..., 0].astype(samples)
     data = tiff(wide.tobytes(), 11, 13, bits=bits, channels=1, tags={262: 0})
     most = 2**bits - 1
     assert np.array_equal(decoded(data).pixels[..., 0], np.round((most - wide.astype(int)) * 255 / most))

@@ -92,6 +92,6 @@ def test_sizes_that_a_format_cannot_hold(image_format: ImageFormat, limit: int) 
 
 def test_arrays_of_another_kind_are_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="uint8"):
-        encode_image(photo().astype(np.float32), image_format="png")  # type: ignore[arg-type]
+        encode_image(photo().astype(np.float32), image_format="png")
     with pytest.raises(ValueError, match="alpha"):
         encode_image(photo(), photo()[:5, :, 0], image_format="png")
