@@ -32,6 +32,9 @@ _COLUMN_BUFFER: Final = 2 * 1024 * 1024
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _BATCH_ROWS: Final = 256
 
+# What damage makes Arrow raise; the last for names in the schema.
+_UNREADABLE: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
+
 _TEXT_ROLES: Final = frozenset({"prompt", "json"})  # their strings are the content, the others' are URLs
 
 
@@ -76,7 +79,7 @@ def read_parquet(shard: Shard, fields: FieldNames) -> Iterator[Sample | BadSampl
                 file, pre_buffer=False, buffer_size=_COLUMN_BUFFER, page_checksum_verification=True
             )
             columns = set(parquet.schema_arrow.names)
-        except (pa.ArrowException, OSError) as error:
+        except _UNREADABLE as error:
             file.raise_own(error)
             yield BadSample(None, None, Fault("parquet_unreadable"))
             return
@@ -89,7 +92,7 @@ def read_parquet(shard: Shard, fields: FieldNames) -> Iterator[Sample | BadSampl
             except _Damage as damage:
                 file.raise_own(damage.error)
                 yield BadSample(None, None, Fault("parquet_corrupt", {"row_group": group}))
-            first += parquet.metadata.row_group(group).num_rows
+            first += max(0, parquet.metadata.row_group(group).num_rows)
 
 
 class _Damage(Exception):
@@ -125,46 +128,44 @@ def _rows(
     shard_name: str,
     fetcher: Fetcher,
 ) -> Iterator[_Row]:
-    names = list(dict.fromkeys([*(name for names in roles.values() for name in names), *([key] if key else [])]))
-    rows = _batch_rows(parquet.metadata.row_group(group), names)
-    index = first
-    for batch in _batches(parquet, group, names, rows):
-        cells = {
-            role: [Column(batch, name, is_text=role in _TEXT_ROLES) for name in columns]
-            for role, columns in roles.items()
-        }
-        keys = KeyColumn(batch, key) if key else None
-        for row in range(batch.num_rows):
-            found: dict[Role, bytes | Fault | Future[bytes | Fault]] = {}
-            for role, columns in cells.items():
-                for name, column in zip(roles[role], columns, strict=True):
-                    cell = column[row]
-                    if isinstance(cell, Url):
-                        found[role] = fetcher.submit(cell.text, name)
-                    elif cell is not None:
-                        found[role] = cell
-                    else:
-                        continue
-                    break
-            yield _Row(index, keys[row] if keys else f"{shard_name}/{index}", found)
-            index += 1
-
-
-def _batch_rows(group: Any, names: list[str]) -> int:
-    """Rows a batch, so that it holds a bounded number of bytes on the average of its row group."""
-    size, rows = 0, int(group.num_rows)
-    for i in range(group.num_columns):
-        column = group.column(i)
-        if any(column.path_in_schema == name or column.path_in_schema.startswith(f"{name}.") for name in names):
-            size += column.total_uncompressed_size
-    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(size, 1)))
-
-
-def _batches(parquet: pq.ParquetFile, group: int, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    wanted = list(dict.fromkeys([*(name for names in roles.values() for name in names), *([key] if key else [])]))
+    metadata = parquet.metadata.row_group(group)
+    index, end = first, first + metadata.num_rows
     try:
-        yield from parquet.iter_batches(rows, row_groups=[group], columns=names, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+        for batch in parquet.iter_batches(_batch_rows(metadata), row_groups=[group], columns=wanted, use_threads=False):
+            cells = {
+                role: [(name, Column(batch, name, is_text=role in _TEXT_ROLES)) for name in names]
+                for role, names in roles.items()
+            }
+            keys = KeyColumn(batch, key) if key else None
+            for row in range(min(batch.num_rows, end - index)):
+                yield _Row(index, keys[row] if keys else f"{shard_name}/{index}", _fields(cells, row, fetcher))
+                index += 1
+    except _UNREADABLE as error:
         raise _Damage(error) from error
+    if index != end:
+        raise _Damage(ValueError("the footer promises more rows"))
+
+
+def _fields(
+    cells: dict[Role, list[tuple[str, Column]]], row: int, fetcher: Fetcher
+) -> dict[Role, bytes | Fault | Future[bytes | Fault]]:
+    found: dict[Role, bytes | Fault | Future[bytes | Fault]] = {}
+    for role, columns in cells.items():
+        for name, column in columns:
+            cell = column[row]
+            if cell is not None:
+                found[role] = fetcher.submit(cell.text, name) if isinstance(cell, Url) else cell
+                break
+    return found
+
+
+def _batch_rows(group: Any) -> int:
+    """Rows a batch, so that it holds a bounded number of bytes on the average of its row group.
+
+    Other columns count too: asking a damaged footer for one column's size can abort the process (pyarrow 26).
+    """
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * int(group.num_rows) // max(int(group.total_byte_size), 1)))
 
 
 class _WatchedFile(io.RawIOBase):

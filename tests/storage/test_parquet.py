@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -185,6 +186,32 @@ def test_a_flipped_bit_is_found_by_the_page_checksum(tmp_path: Path) -> None:
     *kept, last = read_parquet(shard_of(path), NO_KEY)
     assert last == BadSample(None, None, Fault("parquet_corrupt", {"row_group": 0}))
     assert images(kept) == content[: len(kept)]
+
+
+def test_no_damage_crashes_or_confuses_the_reader(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    table = pa.table(
+        {
+            "key": [f"k{i}" for i in range(60)],
+            "image": [{"bytes": chance.randbytes(40), "path": None} if i % 7 else None for i in range(60)],
+            "txt": pa.array(["a", "b", None] * 20).dictionary_encode(),
+        }
+    )
+    path = tmp_path / "x.parquet"
+    pq.write_table(table, path, row_group_size=20)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for attempt in range(400):
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            data[chance.randrange(footer if attempt % 2 else 0, len(data))] = chance.randrange(256)
+        path.write_bytes(data)
+        rows = list(read_parquet(shard_of(path), FIELDS))
+        numbers = [row.index for row in rows if row.index is not None]
+        assert numbers == sorted(set(numbers))
+        assert all(row.key is None or row.key.encode() is not None for row in rows)
+        lost = any(isinstance(row, BadSample) and row.index is None for row in rows)
+        assert lost or len(rows) == 60 or len(rows) % 20 == 0  # a damaged footer may name fewer row groups
 
 
 class Failing:

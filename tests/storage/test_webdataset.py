@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import random
 import tarfile
 import tracemalloc
 from pathlib import Path
@@ -296,6 +297,23 @@ def test_a_gzip_bomb_streams_through(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert len(rows) == 3  # a.bin is a field of "a" that no role claims
     assert peak < 4 * 2**20
+
+
+def test_no_damage_crashes_or_confuses_the_reader(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    archives = [make_tar([("d" * 150 + f"/é{name}", data) for name, data in MEMBERS], f) for f in FORMATS[1:]]
+    for attempt in range(500):
+        data = bytearray(archives[attempt % 2])
+        block = chance.randrange(len(data) // 512 - 20) * 512
+        for _ in range(chance.randint(1, 3)):
+            place = chance.choice((0, 124, 130, 156, 345, 482, chance.randrange(512)))
+            data[block + place] = chance.randrange(256)
+        if attempt % 3:  # a header that lies, with a checksum that agrees
+            data[block + 148 : block + 156] = b"%06o\0 " % tarfile.calc_chksums(bytes(data[block : block + 512]))[0]
+        samples, bad = read(tmp_path, gzip.compress(data, 1) if attempt % 5 == 0 else bytes(data))
+        assert len(samples) + len(bad) >= 1
+        for row in [*samples, *bad]:
+            assert row.key is None or row.key.encode()
 
 
 # --- roles and keys -----------------------------------------------------------------------------------------
