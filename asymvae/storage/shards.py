@@ -250,7 +250,7 @@ def shard_name(url: str, root: str) -> str:
             "write it to another output"
         )
     path = location[len(folder) : len(location) - len(_extension(location))]
-    raw = path.encode("utf-8", "surrogateescape")
+    raw = path.encode("utf-8", "surrogatepass")  # names that are no UTF-8 come with surrogates
     safe = _UNSAFE.sub(lambda byte: b"~%02X" % byte[0][0], raw).decode("ascii")
     if len(safe) <= _NAME_LENGTH:
         return safe
