@@ -143,6 +143,12 @@ class _ShardRun:
         if not self.failure.done():
             self.failure.set_exception(error)
         self.budget.close()
+        self._end()
+
+    def _end(self) -> None:
+        """Nothing more comes: wake the threads that wait for tickets."""
+        self.to_drive.put(None)
+        self.to_write.put(None)
 
     def _guard(self, step: Callable[..., None], *args: object) -> None:
         """Run a step of another thread; its error becomes the shard's."""
@@ -164,8 +170,7 @@ class _ShardRun:
                 if row is None or not self._hand_out(row):
                     return
         finally:
-            self.to_drive.put(None)
-            self.to_write.put(None)
+            self._end()
 
     def _hand_out(self, row: Sample | BadSample) -> bool:
         cost = self.budget.counted(_cost(row))
