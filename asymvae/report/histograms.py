@@ -49,10 +49,10 @@ def draw_histogram(summary: Summary) -> bytes | None:
         figure, axes = _axes(3.3, 1.75)
         axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_BAR, edgecolor="white", linewidth=0.5)
         axes.axvline(np.log10(max(median, 1e-12)) if distribution.log else median, color=_MARK, linewidth=1)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=distribution.whole))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=distribution.whole, steps=[1, 2, 5, 10]))
         if distribution.whole:  # room for whole ticks where there is but one number
             axes.set_xlim(min(edges[0], median - 2), max(edges[-1], median + 2))
-        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
         if distribution.log:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.2g}"))
         axes.set_xlabel(summary.metric.unit)
@@ -84,7 +84,7 @@ def draw_throughput(shards: Sequence[ShardRecord]) -> bytes | None:
             axes.axvline((pause.begin - begins.min() - pause.before) / unit, color=_MARK, linewidth=1, linestyle=":")
         axes.set_xlim(0, total / unit)
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         paused = f", without {len(pauses)} pauses (dotted)" if pauses else ""
         axes.set_xlabel(f"{name} at work since {first:%Y-%m-%d %H:%M} {first:%Z}{paused}")
         axes.set_ylabel("samples/s")

@@ -38,7 +38,7 @@ METRICS: Final = (
     Metric("mae_known", "high", "its mean absolute error there, on [-1, 1]", log=True),
     Metric("ssim_known", "low", "its similarity there, in wholly known windows"),
     Metric("max_abs_known", "high", "a known pixel's largest change in the result", "levels", whole=True),
-    Metric("seam", "high", "step across the hole's border, less that beside", "levels/px"),
+    Metric("seam", "high", "step across the border, less that beside it", "levels/px"),
     Metric("hole_fraction", None, "share of the image that is hole"),
     Metric("latent_mean", None, "mean of the latent that was decoded"),
     Metric("latent_std", None, "standard deviation of that latent"),
