@@ -142,8 +142,8 @@ class RayExecutor:
         waiting, running = list(shards), dict[Any, tuple[Shard, Any]]()
         while waiting or running:
             while waiting and len(running) < workers.max:
-                actor = remote.remote(recipe, board)
-                running[actor.run.remote(waiting[0])] = (waiting.pop(0), actor)
+                shard, actor = waiting.pop(0), remote.remote(recipe, board)
+                running[actor.run.remote(shard)] = (shard, actor)
             ready, _ = ray.wait(list(running), num_returns=1)
             shard, actor = running.pop(ready[0])
             try:

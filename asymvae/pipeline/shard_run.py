@@ -35,6 +35,8 @@ from asymvae.storage.parts import Part
 from asymvae.storage.samples import BadSample, FieldNames, Sample, read_shard
 from asymvae.storage.shards import Shard
 
+# However small they are: reading further ahead than this fills memory and nothing else.
+_MOST_IN_FLIGHT = 512
 _LAUNCHED_AHEAD = 2  # batches on the device whose results nobody has begun to collect
 
 
@@ -173,7 +175,7 @@ class _ShardRun:
             self._end()
 
     def _hand_out(self, row: Sample | BadSample) -> bool:
-        cost = self.budget.counted(_cost(row))
+        cost = self.budget.counted(max(_cost(row), self.budget.limit // _MOST_IN_FLIGHT))
         if not self.budget.acquire(cost):
             return False
         if isinstance(row, BadSample):
