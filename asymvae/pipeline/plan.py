@@ -6,6 +6,7 @@ import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from asymvae.config import InpaintJob
 from asymvae.fingerprint import fingerprint, settings_that
 from asymvae.inpaint.base import load_inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
-from asymvae.storage.filesystem import redact
+from asymvae.storage.filesystem import is_local, redact
+from asymvae.storage.filesystem import resolve as resolve_url
 from asymvae.storage.ledger import Ledger, commit_id, compare_jobs
 from asymvae.storage.schemas import FORMAT_VERSION
 from asymvae.storage.shards import Shard, input_root, list_shards
@@ -49,15 +51,21 @@ class Plan:
 
 
 def resolve(job: InpaintJob) -> InpaintJob:
-    """The job with its automatic settings decided, and checked in what only imports can check."""
+    """The job with its automatic settings decided and local paths absolute, checked in what only imports can check."""
     try:
         load_inpainter(job.inpaint.method, job.inpaint.options)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    if job.model.dtype != "auto":
-        return job
-    dtype = "bfloat16" if job.workers.gpus > 0 else "float32"
-    return job.model_copy(update={"model": job.model.model_copy(update={"dtype": dtype})})
+    model: dict[str, str] = {}
+    if job.model.dtype == "auto":
+        model["dtype"] = "bfloat16" if job.workers.gpus > 0 else "float32"
+    # Workers have other working folders than the driver.
+    if Path(job.model.path).is_dir():
+        model["path"] = str(Path(job.model.path).resolve())
+    output = {"url": resolve_url(job.output.url)[1]} if is_local(job.output.url) else {}
+    return job.model_copy(
+        update={"model": job.model.model_copy(update=model), "output": job.output.model_copy(update=output)}
+    )
 
 
 def load_model(job: InpaintJob, device: str = "cpu") -> AsymmetricAutoencoderKL:
