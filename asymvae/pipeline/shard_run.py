@@ -35,8 +35,9 @@ from asymvae.storage.parts import Part
 from asymvae.storage.samples import BadSample, FieldNames, Sample, read_shard
 from asymvae.storage.shards import Shard
 
-# However small they are: reading further ahead than this fills memory and nothing else.
-_MOST_IN_FLIGHT = 512
+# Samples in flight however small they are, in batches and at least: reading further ahead fills memory, not batches.
+_BATCHES_IN_FLIGHT = 16
+_LEAST_IN_FLIGHT = 128
 _LAUNCHED_AHEAD = 2  # batches on the device whose results nobody has begun to collect
 
 
@@ -112,6 +113,7 @@ class _ShardRun:
         self.spool, self.decode_pool, self.encode_pool = spool, decode_pool, encode_pool
         limit = job.workers.buffer_mb * 2**20
         self.budget = ByteBudget(limit)
+        self.least_cost = limit // max(_LEAST_IN_FLIGHT, _BATCHES_IN_FLIGHT * job.workers.batch_size)
         self.batcher = Batcher(job.workers.batch_size, waiting_bytes=limit // 4, span_bytes=limit // 2)
         # Both hold the same tickets; the byte budget bounds them.
         self.to_drive: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
@@ -175,7 +177,7 @@ class _ShardRun:
             self._end()
 
     def _hand_out(self, row: Sample | BadSample) -> bool:
-        cost = self.budget.counted(max(_cost(row), self.budget.limit // _MOST_IN_FLIGHT))
+        cost = self.budget.counted(max(_cost(row), self.least_cost))
         if not self.budget.acquire(cost):
             return False
         if isinstance(row, BadSample):
@@ -254,6 +256,8 @@ class _ShardRun:
                     counts["errors" if ticket.index is not None else "shard_errors"] += len(rows.errors)
                     by_code.update(row["code"] for row in rows.errors)
                     holes += sum(row["hole_fraction"] for row in rows.metrics)
+            # The sample's items know their ticket: without this cut its pixels would wait for the cycle collector.
+            ticket.prepared = None
             self.budget.release(ticket.cost)
             self.progress(self.shard, counts["samples"], dict(by_code))
         if self.failure.done():
