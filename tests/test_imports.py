@@ -1,0 +1,100 @@
+"""Who may import whom: the rooms of the house, read from the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*(ROOT / "asymvae").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")])
+
+# What each room may import of ours, besides itself. Modules of the first level are rooms of one file.
+MAY_IMPORT: dict[str, set[str]] = {
+    "model": set(),
+    "media": {"faults"},
+    "storage": {"faults"},
+    "faults": set(),
+    "config": set(),
+    "fingerprint": {"config"},
+    "batch": {"faults"},
+    "inpaint": {"model", "batch", "faults"},
+    "stages": {"inpaint", "model", "media", "batch", "config", "faults", "fingerprint"},
+    "pipeline": {"stages", "inpaint", "model", "media", "storage", "batch", "config", "faults", "fingerprint"},
+    "report": {"media", "storage", "faults"},
+    "jobs": {"pipeline", "report", "storage", "config", "faults"},
+}
+# Single exceptions: (file, module). Each with its why.
+EXCEPTIONS = {
+    ("asymvae/stages/prepare.py", "asymvae.storage.samples"),  # the type of what it is given
+}
+IMPORT_RAY = {
+    "asymvae/pipeline/worker.py",
+    "asymvae/pipeline/executor.py",
+    "asymvae/pipeline/progress.py",
+    "jobs/submit.py",
+}
+WITHOUT_TORCH = {"media", "storage", "faults", "config", "fingerprint", "report", "jobs"}
+
+
+def room_of(module: str) -> str:
+    """``asymvae.media.mask`` -> ``media``; ``jobs.audit`` -> ``jobs``; ``asymvae`` -> ``""``."""
+    first, _, below = module.partition(".")
+    return below.partition(".")[0] if first == "asymvae" else first
+
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    """(line, absolute name of a module) of every import, those inside functions and TYPE_CHECKING included."""
+    package = list(file.relative_to(ROOT).with_suffix("").parts[:-1])
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield node.lineno, base
+            if base == "asymvae":  # from asymvae import media
+                yield from ((node.lineno, f"asymvae.{name.name}") for name in node.names)
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_file_imports_what_its_room_may(file: Path) -> None:
+    where = str(file.relative_to(ROOT))
+    room = room_of(".".join(file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    if where == "asymvae/__init__.py":
+        assert not list(imports(file)), "importing asymvae costs nothing"
+        return
+    assert room in MAY_IMPORT, f"{where}: say in MAY_IMPORT what this new room may import"
+    wrong = []
+    for line, module in imports(file):
+        first = module.partition(".")[0]
+        if first in ("asymvae", "jobs"):
+            allowed = {room, *MAY_IMPORT[room], ""}
+            if room_of(module) not in allowed and (where, module) not in EXCEPTIONS:
+                wrong.append(f"{where}:{line} imports {module}")
+        if first == "ray" and where not in IMPORT_RAY:
+            wrong.append(f"{where}:{line} imports {module}: only {sorted(IMPORT_RAY)} may")
+        if first == "torch" and room in WITHOUT_TORCH:
+            wrong.append(f"{where}:{line} imports {module}: {room} works without torch")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_rooms_form_no_circle() -> None:
+    done: list[str] = []
+    left = dict(MAY_IMPORT)
+    while left:
+        free = [room for room, below in left.items() if below <= set(done)]
+        assert free, f"a circle among {sorted(left)}"
+        for room in free:
+            done.append(room)
+            del left[room]
+
+
+def test_what_is_read_here_is_what_is_imported(tmp_path: Path) -> None:
+    found = dict.fromkeys(module for _, module in imports(ROOT / "asymvae/model/decoder.py"))
+    assert list(found) == [
+        "__future__", "torch", "torch.nn",
+        "asymvae.model.blocks", "asymvae.model.condition", "asymvae.model.config",
+    ]  # fmt: skip
