@@ -6,10 +6,11 @@ of ``--config``. Validated as a whole before anything starts; an unknown key is 
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 # Does a setting decide the output's bytes?
 #   yes       it is part of the fingerprint: another value is another output
@@ -27,25 +28,45 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _one_or_many(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+def _list_in(text: str) -> list[Any] | None:
+    """What a flag or a variable that is a JSON list says; None for any other text, such as the glob ``[ab].tar``."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, list) else None
+
+
+def _urls(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return _list_in(value) or (value,)  # never split at commas: they may be a brace's
+
+
+def _names(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return _list_in(value) or [name.strip() for name in value.split(",")]
+
+
+# As text (a flag, a variable, a YAML scalar) or as a list; NoDecode: the text comes here as it was written.
+Urls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_urls)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 
 
 class InputSettings(Section):
-    urls: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = setting(
-        ..., "shards: a URL or a list; braces {00000..00999} and globs are expanded", "no"
-    )
+    urls: Urls = setting(..., "shards: a URL or a list; braces {00000..00999} and globs are expanded", "no")
     root: str | None = setting(
         None, "folder that shard names are relative to; by default the one before the first wildcard", "no"
     )
     format: Literal["auto", "webdataset", "parquet"] = setting("auto", "auto goes by the file's ending", "yes")
     key: str | None = setting(None, "Parquet: the key's column; by default <shard>/<row>", "yes")
-    image: tuple[str, ...] = setting(
+    image: Names = setting(
         ("jpg", "jpeg", "png", "webp"), "the image's field (longest suffix that matches) or column", "yes"
     )
-    mask: tuple[str, ...] = setting(("mask.png", "mask.jpg", "mask"), "the mask's field or column", "yes")
-    prompt: tuple[str, ...] = setting(("txt", "caption"), "the prompt's field or column", "yes")
-    given: tuple[str, ...] = setting(
+    mask: Names = setting(("mask.png", "mask.jpg", "mask"), "the mask's field or column", "yes")
+    prompt: Names = setting(("txt", "caption"), "the prompt's field or column", "yes")
+    given: Names = setting(
         ("given.png", "given.jpg", "given"),
         "the filled image's field or column, for inpaint.method given",
         "yes",

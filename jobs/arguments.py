@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 EXIT_CONFIGURATION = 2
 
@@ -33,33 +35,22 @@ def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from setting_names(info.annotation, f"{prefix}{name}.")
 
 
-def _nearest(name: str, model: type[BaseModel], extra: Sequence[str] = ()) -> str:
-    found = difflib.get_close_matches(name, [*setting_names(model), *extra], n=1, cutoff=0.4)
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean ...?"``, or nothing where no known name is near."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
     return f"; did you mean {found[0]}?" if found else ""
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         fail(f"--config {path}: {error.strerror}")
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         fail(f"--config {path} is not YAML: {error}")
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         fail(f"--config {path} must hold settings by name, such as 'input: {{urls: ...}}'")
     return content
-
-
-def _whole_urls(arguments: Sequence[str]) -> list[str]:
-    """``--input.urls URL`` as a JSON list: the settings source would split a URL at the commas of its braces."""
-    out: list[str] = []
-    for argument in arguments:
-        whole = f"{out.pop()}={argument}" if out and out[-1] == "--input.urls" else argument
-        name, equals, value = whole.partition("=")
-        if name == "--input.urls" and equals and not value.startswith("["):
-            whole = f"{name}={json.dumps([value])}"
-        out.append(whole)
-    return out
 
 
 def parse(settings: type[S], flags: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[S, argparse.Namespace]:
@@ -68,28 +59,63 @@ def parse(settings: type[S], flags: argparse.ArgumentParser, arguments: Sequence
     Exits with 2 on a wrong configuration (naming the setting and, for an unknown one, the nearest known) and with 0
     after ``--help``.
     """
+    flags.allow_abbrev = False  # a new setting must not change what an old command line means
     flags.add_argument(
         "--config", metavar="FILE", help="YAML file of settings; flags and ASYMVAE_* variables override it"
     )
-    own = [option for action in flags._actions for option in action.option_strings]
     source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
         settings, root_parser=flags, cli_avoid_json=True, cli_hide_none_type=True
     )
-    for argument in arguments:
-        name = argument.partition("=")[0]
-        known = {*own, *(f"--{known}" for known in setting_names(settings))}
-        if name.startswith("--") and name not in known:
-            fail(f"unknown setting {name}" + _nearest(name.removeprefix("--"), settings, [o.lstrip("-") for o in own]))
-    parsed = flags.parse_args(_whole_urls(arguments))
-    given = source(parsed_args=parsed)
+    parsed, unknown = flags.parse_known_args(arguments)
+    names = list(setting_names(settings))
+    if unknown:
+        _fail_for_unknown(unknown[0], [*names, *(name.replace("_", "-") for name in vars(parsed) if name not in names)])
+    _check_environment(settings, names)
+    for name, value in vars(parsed).items():
+        if isinstance(value, list) and len(value) > 1:  # a flag given several times
+            setattr(parsed, name, [json.dumps(value)])
     file = _read_yaml(parsed.config) if parsed.config else {}
     try:
-        return settings(_cli_settings_source=given, **file), parsed
+        return settings(_cli_settings_source=source(parsed_args=parsed), **file), parsed
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            name = ".".join(str(part) for part in problem["loc"])
-            hint = _nearest(name, settings) if problem["type"] == "extra_forbidden" else ""
-            what = "unknown setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-            lines.append(f"  {name}: {what}{hint}")
-        fail("the settings are wrong:\n" + "\n".join(lines))
+        fail("the settings are wrong:\n" + "\n".join(_problem(each, settings, names) for each in error.errors()))
+    except SettingsError as error:
+        cause = str(error.__cause__ or "")
+        fail(f"the settings are wrong:\n  {error}" + (f" ({cause})" if cause not in str(error) else ""))
+
+
+def _fail_for_unknown(argument: str, known: Iterable[str]) -> NoReturn:
+    if not argument.startswith("-"):
+        fail(f"unexpected argument {argument!r}: settings are given as --name=value, a file of them as --config FILE")
+    name = argument.partition("=")[0]
+    fail(f"unknown setting {name}" + nearest(name.lstrip("-"), known))
+
+
+def _check_environment(settings: type[BaseSettings], names: Sequence[str]) -> None:
+    """A misspelt variable is an error like a misspelt flag; the settings source would pass over it in silence."""
+    prefix = settings.model_config.get("env_prefix", "")
+    delimiter = settings.model_config.get("env_nested_delimiter") or "__"
+    known = {prefix + name.upper().replace(".", delimiter) for name in names}
+    for variable in sorted(os.environ):
+        upper = variable.upper()
+        if upper.startswith(prefix) and upper not in known:
+            fail(f"unknown environment variable {variable}" + nearest(upper, known))
+
+
+def _problem(problem: ErrorDetails, settings: type[BaseModel], names: Sequence[str]) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"  {name}: unknown setting{nearest(name, names)}"
+    if problem["type"] == "missing":
+        wanted = [n for n in _required(settings) if n == name or n.startswith(f"{name}.")]
+        return f"  {', '.join(wanted) or name}: must be set"
+    return f"  {name}: {problem['msg']}" if name else f"  {problem['msg']}"
+
+
+def _required(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of the settings without a default."""
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _required(info.annotation, f"{prefix}{name}.")
+        elif info.is_required():
+            yield prefix + name

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from asymvae.config import InpaintJob
+from asymvae.faults import FAULTS
 from asymvae.pipeline.executor import Executor, LocalExecutor, RayExecutor
 from asymvae.pipeline.job import JobResult, run_job
 from asymvae.pipeline.plan import ConfigurationError, Plan, make_plan
 from asymvae.storage.filesystem import redact
-from jobs.arguments import fail, parse
+from jobs.arguments import fail, nearest, parse
 
 _DESCRIPTION = """\
 Inpaint the shards of input.urls with the asymmetric VAE and write results, metrics and errors below output.url.
@@ -52,17 +53,24 @@ def main(arguments: Sequence[str]) -> int:
         help="also redo committed shards that hold error rows (of these codes, with commas between)",
     )
     job, flag = parse(InpaintJob, flags, arguments)
-    retry = None if flag.retry_errors is None else frozenset(filter(None, flag.retry_errors.split(",")))
+    retry = None if flag.retry_errors is None else _codes(flag.retry_errors)
     executor: Executor = RayExecutor() if job.executor == "ray" else LocalExecutor()
     try:
         if flag.dry_run:
-            _print_plan(make_plan(job, retry, record=False))
+            _print_plan(make_plan(job, retry))
             return 0
         result = run_job(job, executor, retry_errors=retry)
     except ConfigurationError as error:
         fail(str(error))
     _print_result(result)
     return result.exit_code
+
+
+def _codes(listed: str) -> frozenset[str]:
+    codes = frozenset(filter(None, map(str.strip, listed.split(","))))
+    for code in sorted(codes - FAULTS.keys()):
+        fail(f"--retry-errors: no error has the code {code}" + nearest(code, FAULTS))
+    return codes
 
 
 def _print_plan(plan: Plan) -> None:
@@ -98,8 +106,10 @@ def _print_result(result: JobResult) -> None:
         print(f"{audit.incomplete} shards have a fault of their own (a cut tar); see errors/ with a null index")
     for name, reason in result.failed.items():
         print(f"failed: shard {name}: {reason}", file=sys.stderr)
-    for kind in ("missing", "broken", "orphaned"):
+    for kind in ("missing", "broken", "orphaned", "failed"):
         for line in getattr(audit, kind):
+            if kind == "failed" and line.partition(":")[0] in result.failed:
+                continue  # just said
             print(f"{kind}: {line}", file=sys.stderr)
     if result.stopped:
         print(f"error: {result.stopped}", file=sys.stderr)

@@ -26,6 +26,16 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
     store.stop()
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny checkpoint with random weights."""
+    from tests.tiny import tiny_model
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_model().save_pretrained(str(folder))
+    return folder
+
+
 @pytest.fixture
 def s3_url(object_store: ObjectStore) -> str:
     """An s3:// folder of this test's own, with nothing in it."""

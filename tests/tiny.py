@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -101,3 +102,13 @@ def parts_of(out: Path | str) -> dict[str, bytes]:
     """Every part below a local OUT, by its path."""
     root = Path(out)
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.glob("*/**/*.parquet"))}
+
+
+def rows_of(out: Path | str, kind: str) -> list[dict[str, Any]]:
+    """Every row of a local OUT's parts of one kind, in the order of the shards' names."""
+    return [row for path in sorted(Path(out, kind).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def pixels_of(row: dict[str, Any]) -> NDArray[np.uint8]:
+    """The image of a row of results."""
+    return np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from asymvae.config import InpaintJob
 from asymvae.pipeline.executor import Executor
-from asymvae.pipeline.plan import Plan, make_plan
+from asymvae.pipeline.plan import Plan, make_plan, open_output
 from asymvae.pipeline.progress import Display, Tally
 from asymvae.pipeline.worker import Report
 from asymvae.storage.audit import AuditReport, audit
@@ -43,8 +43,9 @@ def run_job(job: InpaintJob, executor: Executor, *, retry_errors: frozenset[str]
     Raises:
         ConfigurationError: the job can't be what was meant; nothing was started.
     """
-    executor.start(job)
     plan = make_plan(job, retry_errors)
+    executor.start(plan.recipe.job)
+    open_output(plan)
     ledger = Ledger(job.output.url)
     by_name = {shard.name: shard for shard in plan.shards}
     result = JobResult(plan)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +17,7 @@ from asymvae.config import InpaintJob
 from asymvae.fingerprint import fingerprint, settings_that
 from asymvae.inpaint.base import load_inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
-from asymvae.storage.filesystem import is_local, redact
+from asymvae.storage.filesystem import is_local, redact, redact_text
 from asymvae.storage.filesystem import resolve as resolve_url
 from asymvae.storage.ledger import Ledger, commit_id, compare_jobs
 from asymvae.storage.schemas import FORMAT_VERSION
@@ -43,26 +45,31 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe and its shards: all of the input, and those ``left``, which have no commit of this recipe yet."""
+    """A recipe and its shards: all of the input, and those ``left``, which have no commit of this recipe yet or one
+    that is to be done again (``redo``). ``record`` is what :func:`open_output` makes ``_job.json``."""
 
     recipe: Recipe
     shards: tuple[Shard, ...]
     left: tuple[Shard, ...]
+    redo: tuple[str, ...]
+    record: dict[str, Any]
 
 
 def resolve(job: InpaintJob) -> InpaintJob:
     """The job with its automatic settings decided and local paths absolute, checked in what only imports can check."""
-    try:
-        load_inpainter(job.inpaint.method, job.inpaint.options)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
+    with _about("inpaint.method", job.inpaint.method):  # its module may raise anything
+        try:
+            load_inpainter(job.inpaint.method, job.inpaint.options)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
     model: dict[str, str] = {}
     if job.model.dtype == "auto":
         model["dtype"] = "bfloat16" if job.workers.gpus > 0 else "float32"
     # Workers have other working folders than the driver.
     if Path(job.model.path).is_dir():
         model["path"] = str(Path(job.model.path).resolve())
-    output = {"url": resolve_url(job.output.url)[1]} if is_local(job.output.url) else {}
+    with _about("output.url", job.output.url):
+        output = {"url": resolve_url(job.output.url)[1]} if is_local(job.output.url) else {}
     return job.model_copy(
         update={"model": job.model.model_copy(update=model), "output": job.output.model_copy(update=output)}
     )
@@ -80,53 +87,90 @@ def load_model(job: InpaintJob, device: str = "cpu") -> AsymmetricAutoencoderKL:
     ).eval()
 
 
-def make_plan(job: InpaintJob, retry_errors: frozenset[str] | None = None, *, record: bool = True) -> Plan:
-    """Resolve the job and find what is left to do.
+def make_plan(job: InpaintJob, retry_errors: frozenset[str] | None = None) -> Plan:
+    """Resolve the job and find what is left to do. Only looks: nothing is written.
 
     Args:
         retry_errors: also redo shards whose commit counts errors of these codes (empty: of any).
-        record: write ``_job.json`` where there is none; False only looks (``--dry-run``).
 
     Raises:
         ConfigurationError: the output belongs to another job (naming the settings that differ), no shard matches,
             the model can't be loaded, the inpainter doesn't exist.
     """
     job = resolve(job)
-    ledger = Ledger(job.output.url)
-    try:
-        earlier = ledger.read_job()
-    except FileNotFoundError:
-        earlier = None
-    try:
+    out = job.output.url
+    with _about("output.url", out):
+        ledger = Ledger(out)
+        try:
+            earlier = ledger.read_job()
+        except FileNotFoundError:
+            earlier = None
+        if earlier is not None and not _is_job(earlier):
+            raise ConfigurationError(f"{redact(out)} holds a _job.json of something else; choose another output.url")
+    with _about("input.urls"):
         root = job.input.root or (earlier["input"]["root"] if earlier else input_root(job.input.urls))
         shards = tuple(list_shards(job.input.urls, root=root, format=job.input.format))
+    with _about("model.path", job.model.path):
         weights = load_model(job).weights_sha256
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(str(error)) from error
     assert weights is not None
     deciding = settings_that(job, "yes")
-    mark = fingerprint(deciding, weights, FORMAT_VERSION)
-    ours = _job_record(job, mark, deciding, weights, root)
-    theirs = earlier or (ledger.open_job(ours) if record else ours)
-    if theirs["fingerprint"] != mark:
+    recipe = Recipe(job, fingerprint(deciding, weights, FORMAT_VERSION), weights)
+    record = _job_record(job, recipe.fingerprint, deciding, weights, root)
+    if earlier:
+        _refuse_another(earlier, record, out)
+
+    left, redo = [], []
+    with _about("output.url", out):
+        committed = ledger.committed()
+        for shard in shards:
+            name = recipe.commit_name(shard)
+            if name not in committed:
+                left.append(shard)
+            elif retry_errors is not None and _has_errors(ledger.read_commit(name), retry_errors):
+                left.append(shard)
+                redo.append(name)
+    return Plan(recipe, shards, tuple(left), tuple(redo), record)
+
+
+def open_output(plan: Plan) -> None:
+    """Write ``_job.json`` where there is none, and take back the commits that are to be done again.
+
+    Raises:
+        ConfigurationError: another job was begun there meanwhile, or nothing can be written there.
+    """
+    out = plan.recipe.job.output.url
+    with _about("output.url", out):
+        ledger = Ledger(out)
+        _refuse_another(ledger.open_job(plan.record), plan.record, out)
+        for name in plan.redo:
+            ledger.withdraw(name)
+
+
+@contextmanager
+def _about(setting: str, url: str = "") -> Iterator[None]:
+    """Whatever is raised inside becomes a ConfigurationError that names the setting, and shows no secret."""
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except Exception as error:  # stores, file formats and other people's modules raise what they like
+        ours = isinstance(error, OSError) or type(error) is ValueError or type(error).__module__.startswith("asymvae.")
+        said = str(error) if ours else f"{type(error).__name__}: {error}"
+        where = f"{setting} {redact(url)}" if url else setting
+        raise ConfigurationError(f"{where}: {redact_text(said)}") from error
+
+
+def _refuse_another(theirs: dict[str, Any], ours: dict[str, Any], out: str) -> None:
+    if theirs["fingerprint"] != ours["fingerprint"]:
         differing = "\n  ".join(compare_jobs(theirs, ours))
         raise ConfigurationError(
-            f"{redact(job.output.url)} holds the output of another job; choose another output.url, or set these back:"
+            f"{redact(out)} holds the output of another job; choose another output.url, or set these back:"
             f"\n  {differing}"
         )
 
-    recipe = Recipe(job, mark, weights)
-    committed = ledger.committed()
-    left = []
-    for shard in shards:
-        name = recipe.commit_name(shard)
-        if name not in committed:
-            left.append(shard)
-        elif retry_errors is not None and _has_errors(ledger.read_commit(name), retry_errors):
-            left.append(shard)
-            if record:
-                ledger.withdraw(name)
-    return Plan(recipe, shards, tuple(left))
+
+def _is_job(record: dict[str, Any]) -> bool:
+    return "fingerprint" in record and isinstance(record.get("input"), dict) and "root" in record["input"]
 
 
 def _has_errors(commit: dict[str, Any], codes: frozenset[str]) -> bool:

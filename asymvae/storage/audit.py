@@ -117,16 +117,16 @@ def audit(
         for shard, several in sorted(ids.items())
         if len(several) > 1
     ]
-    for shard in shards or ():
-        if f"{shard.name}.{commit_id(fingerprint, shard)}" not in committed and shard.name not in failed:
-            changed = "the input changed since its commit" if shard.name in ids else "no commit"
-            report.missing.append(f"{shard.name}: {changed}")
+    undone = {shard.name for shard in shards or () if f"{shard.name}.{commit_id(fingerprint, shard)}" not in committed}
+    for shard_name in sorted(undone - failed.keys()):
+        changed = "the input changed since its commit" if shard_name in ids else "no commit"
+        report.missing.append(f"{shard_name}: {changed}")
     report.failed = [
         f"{shard}: {record.get('reason', 'no reason given')} (attempts: {record.get('attempts', '?')})"
         for shard, record in sorted(failed.items())
-        if shard not in ids
+        if shard in undone or shard not in ids
     ]
-    report.orphaned = sorted(_orphans(objects, named, set(ids)))
+    report.orphaned = sorted(_orphans(objects, named, ids.keys() - undone))
     return report
 
 

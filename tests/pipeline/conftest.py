@@ -1,4 +1,4 @@
-"""One checkpoint, one set of shards and one undisturbed run for the tests of whole jobs."""
+"""One set of shards and one undisturbed run for the tests of whole jobs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,7 @@ from ray.cluster_utils import Cluster
 
 from asymvae.pipeline.executor import LocalExecutor
 from asymvae.pipeline.job import run_job
-from tests.tiny import job, parts_of, tiny_model, write_shards
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tiny_model().save_pretrained(str(folder))
-    return folder
+from tests.tiny import job, parts_of, write_shards
 
 
 @pytest.fixture(scope="session")
