@@ -155,9 +155,9 @@ def _about(setting: str, url: str = "") -> Iterator[None]:
         raise
     except Exception as error:  # stores, file formats and other people's modules raise what they like
         ours = isinstance(error, OSError) or type(error) is ValueError or type(error).__module__.startswith("asymvae.")
-        said = str(error) if ours else f"{type(error).__name__}: {error}"
-        where = f"{setting} {redact(url)}" if url else setting
-        raise ConfigurationError(f"{where}: {redact_text(said)}") from error
+        said = redact_text(str(error) if ours else f"{type(error).__name__}: {error}")
+        where = setting if not url or redact(url) in said else f"{setting} {redact(url)}"
+        raise ConfigurationError(f"{where}: {said}") from error
 
 
 def _refuse_another(theirs: dict[str, Any], ours: dict[str, Any], out: str) -> None:

@@ -98,12 +98,11 @@ def server_answer(error: BaseException) -> tuple[int | None, str] | None:
         if isinstance(response, dict):  # botocore.exceptions.ClientError
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             return status, str(response.get("Error", {}).get("Code", ""))
-        code: Any = getattr(step, "code", None)
-        if isinstance(code, int) and type(step).__name__ == "HttpError":  # gcsfs
+        # Each client's own attribute alone: aiohttp's errors warn when they are asked for gcsfs's.
+        attribute = {"HttpError": "code", "ClientResponseError": "status"}.get(type(step).__name__, "")
+        code: Any = getattr(step, attribute, None) if attribute else None
+        if isinstance(code, int):
             return code, ""
-        status = getattr(step, "status", None)
-        if isinstance(status, int) and type(step).__name__ == "ClientResponseError":  # aiohttp
-            return status, ""
     return None
 
 

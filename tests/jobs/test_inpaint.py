@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import asymvae.pipeline.shard_run as shard_run
 from asymvae.storage.audit import audit
 from asymvae.storage.ledger import Ledger
-from asymvae.storage.samples import BadSample, FieldNames, Sample
+from asymvae.storage.samples import BadSample, FieldNames, Sample, read_shard
 from asymvae.storage.shards import Shard, list_shards
 from tests.jobs.conftest import Inpaint
 from tests.tiny import file_bytes, parts_of, picture, rows_of, sample, tiny_model, write_tar
@@ -135,7 +134,8 @@ def test_a_damaged_checkpoint_is_named(
         (folder / file).write_bytes(content)
     ran = inpaint(f"--input.urls={urls}", f"--output.url={tmp_path}/out", f"--model.path={folder}")
     assert ran.code == 2
-    assert f"model.path {folder}: " in ran.err
+    assert ran.err.startswith("error: model.path")
+    assert str(folder) in ran.err
     assert not (tmp_path / "out").exists()
 
 
@@ -338,15 +338,14 @@ def test_inverted_masks_are_warned_of(tmp_path: Path, inpaint: Inpaint) -> None:
 
 def lose(shards: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """While a shard is in the set, its store breaks off after a sample."""
-    read = shard_run.read_shard
 
     def broken(shard: Shard, fields: FieldNames) -> Iterator[Sample | BadSample]:
-        for row in read(shard, fields):
+        for row in read_shard(shard, fields):
             yield row
             if shard.name in shards:
                 raise ConnectionError("reset by s3://me:hush@store/in?token=hush2")
 
-    monkeypatch.setattr(shard_run, "read_shard", broken)
+    monkeypatch.setattr("asymvae.pipeline.shard_run.read_shard", broken)
 
 
 def test_a_shard_that_can_not_be_read_is_named_and_done_by_the_next_run(
