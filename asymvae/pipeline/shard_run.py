@@ -10,12 +10,13 @@ rows by whichever step finishes them: so rows come out in input order, whatever 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
@@ -144,7 +145,7 @@ class _ShardRun:
     # --- what every thread and task runs under ------------------------------------------------------------------
 
     def _fail(self, error: BaseException) -> None:
-        if not self.failure.done():
+        with contextlib.suppress(InvalidStateError):  # the first error of any thread is the shard's
             self.failure.set_exception(error)
         self.budget.close()
         self._end()
@@ -167,14 +168,13 @@ class _ShardRun:
         names = self.job.input
         fields = FieldNames(names.image, names.mask, names.prompt, names.given, ("json",), names.key)
         rows = read_shard(self.shard, fields)
-        try:
-            while True:
-                with self.clock.timing("read"):
-                    row = next(rows, None)
-                if row is None or not self._hand_out(row):
-                    return
-        finally:
-            self._end()
+        while True:
+            with self.clock.timing("read"):
+                row = next(rows, None)
+            if row is None or not self._hand_out(row):
+                break
+        # Not where reading failed: the writer would take what was read until then for the whole shard.
+        self._end()
 
     def _hand_out(self, row: Sample | BadSample) -> bool:
         cost = self.budget.counted(max(_cost(row), self.least_cost))

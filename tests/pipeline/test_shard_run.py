@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +129,54 @@ def test_an_error_of_any_step_is_raised_and_no_thread_stays(
     assert not list((tmp_path / "spool").iterdir())
 
 
+@pytest.mark.timeout(60)
+def test_a_reader_that_fails_is_never_taken_for_the_shards_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The reader once said "nothing more comes" before its error was known: a writer that was quick gave the rows
+    # until then out as the whole shard, to be committed.
+    written, read = threading.Event(), shard_run.read_shard
+
+    def breaks(*args: Any) -> Iterator[Any]:
+        yield from itertools.islice(read(*args), 4)
+        written.wait(20)
+        raise TimeoutError("the store is away")
+
+    def write(spool: shard_run.Spool, rows: Any) -> None:
+        write_row(spool, rows)
+        if rows.results[0]["index"] == 3:
+            written.set()
+
+    def fail_late(self: Any, error: BaseException) -> None:
+        time.sleep(0.5)
+        fail(self, error)
+
+    write_row, fail = shard_run.Spool.write, shard_run._ShardRun._fail
+    monkeypatch.setattr(shard_run, "read_shard", breaks)
+    monkeypatch.setattr(shard_run.Spool, "write", write)
+    monkeypatch.setattr(shard_run._ShardRun, "_fail", fail_late)
+    tar = write_tar(tmp_path / "a.tar", [(f"k{n}", sample(n, (64, 64))) for n in range(8)])
+    with pytest.raises(TimeoutError, match="away"):
+        run(tar, tmp_path / "spool")
+    assert written.is_set()
+
+
+@pytest.mark.parametrize("soft", [0, 2])
+def test_a_reduced_work_image_holds_nothing_of_the_hole(soft: int, tmp_path: Path) -> None:
+    # 123x77 to 48x30: work pixels on the hole's border cover known and hole pixels alike.
+    seen = []
+    for name in ("a", "b"):
+        pixels, mask = picture(123, 77, 1), box_mask(123, 77, 1)
+        pixels[mask > 0] = np.random.default_rng(ord(name)).integers(0, 256, (int((mask > 0).sum()), 3))
+        fields = {"png": file_bytes(pixels, "PNG"), "mask.png": file_bytes(mask, "PNG")}
+        outcome = run(
+            write_tar(tmp_path / f"{name}.tar", [("k", fields)]),
+            tmp_path / name,
+            mask={"dilate": soft, "feather": soft, "grid": 1},
+            geometry={"mode": "fit", "max": 48},
+        )
+        seen.append([part.path.read_bytes() for part in outcome.parts])
+    assert seen[0] == seen[1]
+
+
 def test_a_written_sample_is_let_go_without_waiting_for_the_cycle_collector(tmp_path: Path) -> None:
     # Tickets and their items know each other; 20,000 samples once grew the worker by 25 kB each between collections.
     tar = write_tar(tmp_path / "a.tar", [(f"k{n}", sample(n)) for n in range(12)])
@@ -133,7 +184,7 @@ def test_a_written_sample_is_let_go_without_waiting_for_the_cycle_collector(tmp_
     gc.disable()
     try:
         run(tar, tmp_path / "spool")
-        kept = [thing for thing in gc.get_objects() if isinstance(thing, Prepared)]
+        kept = [thing for thing in gc.get_objects() if type(thing) is Prepared]
         assert kept == []
     finally:
         gc.enable()
