@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -87,7 +89,9 @@ def spool_folder(root: str | None, shard_size: int) -> Iterator[Path]:
 def sweep_spools(root: str | None) -> None:
     """Remove this machine's spool folders whose processes are gone: what a SIGKILL left."""
     base = Path(root or tempfile.gettempdir())
-    for folder in base.glob(f"{_PREFIX}*"):
-        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+    # Whole names: of hosts "gpu" and "gpu-7" that share a folder, neither must take the other's for its own.
+    ours = re.compile(rf"{re.escape(_PREFIX)}([0-9]+)-[^-]+")
+    for folder in base.glob(f"{glob.escape(_PREFIX)}*"):
+        found = ours.fullmatch(folder.name)
+        if found and not psutil.pid_exists(int(found[1])):
             shutil.rmtree(folder, ignore_errors=True)
