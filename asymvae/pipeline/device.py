@@ -41,7 +41,8 @@ class Pending:
         self._event: torch.cuda.Event | None = None
         if pixels.is_cuda:
             self._pixels, self._metrics, self._failed = (_to_pinned(t) for t in (pixels, metrics, failed))
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            # Blocking: the thread that waits sleeps. By default it would spin, on a core that encoding could use.
+            self._event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             self._event.record()
 
     def result(self) -> list[Done]:

@@ -18,7 +18,8 @@ class Decode:
         assert batch.z is not None
         # The masked image, not the image: what lies in the hole must not reach the network by any path.
         latents = batch.z / self.model.config.scaling_factor
-        batch.decoded = self.model.decode(latents, image=batch.masked_image, mask=batch.mask).sample
+        # A bool mask, whose values need no check: a check reads them on the host, and waits for the device.
+        batch.decoded = self.model.decode(latents, image=batch.masked_image, mask=batch.mask > 0).sample
         finite = torch.isfinite(batch.decoded).flatten(1).all(dim=1)
         batch.failed.append((Fault("non_finite"), torch.logical_not(finite)))
         return batch
