@@ -218,4 +218,6 @@ class InpaintJob(BaseSettings):
     def _consistent(self) -> InpaintJob:
         if self.workers.max < self.workers.min:
             raise ValueError(f"workers.max ({self.workers.max}) is less than workers.min ({self.workers.min})")
+        if self.workers.gpus > 1 and not self.workers.gpus.is_integer():  # Ray's rule, told by it in mid-run
+            raise ValueError(f"workers.gpus is {self.workers.gpus:g}; above 1 it must be a whole number")
         return self

@@ -151,3 +151,9 @@ def test_a_samples_seed_hangs_on_what_it_is_alone() -> None:
     assert sample_seed(0, "a", 0) == sample_seed(0, "a", 0)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert np.uint64(max(seeds))
+
+
+def test_gpus_above_one_are_whole_as_ray_wants_them() -> None:
+    assert job("unused", "unused", "unused", workers={"gpus": 0.5}).workers.gpus == 0.5
+    with pytest.raises(ValueError, match=r"workers\.gpus is 1\.5; above 1 it must be a whole number"):
+        job("unused", "unused", "unused", workers={"gpus": 1.5})
