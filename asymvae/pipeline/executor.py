@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -24,11 +25,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from asymvae.config import InpaintJob
 from asymvae.pipeline.plan import ConfigurationError, Recipe
 from asymvae.pipeline.progress import Board, Tally
-from asymvae.pipeline.worker import RayShardWorker, Report, ShardWorker, reason_of
-from asymvae.storage.filesystem import is_local, resolve
+from asymvae.pipeline.worker import RayShardWorker, Report, ShardWorker
+from asymvae.storage.filesystem import is_local, redact_text, resolve
 from asymvae.storage.shards import Shard
 
 _LOOK_EVERY_S = 1.0
+
+
+class WorkersFailedError(RuntimeError):
+    """No worker can be started, or none kept: what they die of isn't one shard's doing. The message says why."""
 
 
 class Executor(Protocol):
@@ -56,13 +61,11 @@ class LocalExecutor:
             yield self._run(worker, shard, tally, recipe.job.ray.attempts)
 
     def _run(self, worker: ShardWorker, shard: Shard, tally: Tally, attempts: int) -> Report:
-        reason = ""
         for _ in range(1 + attempts):
-            try:
-                return worker.run(shard, lambda s, samples, errors: tally.tell(s.name, samples, errors))
-            except Exception as error:  # noqa: BLE001  tried again, then reported by name
-                reason = reason_of(error)
-        return Report(shard.name, False, reason)
+            report = worker.attempt(shard, lambda s, samples, errors: tally.tell(s.name, samples, errors))
+            if report.committed:
+                break
+        return report
 
 
 class RayExecutor:
@@ -74,7 +77,10 @@ class RayExecutor:
 
     def start(self, job: InpaintJob) -> None:
         if not ray.is_initialized():
-            ray.init(address=job.ray.address, logging_level=logging.WARNING)
+            try:
+                ray.init(address=job.ray.address, logging_level=logging.WARNING)
+            except (ValueError, ConnectionError) as error:
+                raise ConfigurationError(f"ray.address {job.ray.address}: {error}") from error
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         _check_resources(job)
         _check_output_is_shared(job.output.url)
@@ -83,25 +89,18 @@ class RayExecutor:
         board = Board.remote()  # type: ignore[attr-defined]
         left = {shard.name: shard for shard in shards}
         reasons: dict[str, str] = {}
-        for report in self._pool(recipe, shards, board):
-            _listen(board, tally)
-            if report is not None and report.committed:
-                left.pop(report.shard, None)
-                yield report
-            elif report is not None:
-                reasons[report.shard] = report.reason
-            else:
-                yield None
-        for _ in range(recipe.job.ray.attempts):
-            for report in self._alone(recipe, list(left.values()), board):
+        for round_ in range(1 + recipe.job.ray.attempts):
+            tried = list(left.values())
+            for report in self._alone(recipe, tried, board) if round_ else self._pool(recipe, tried, board):
                 _listen(board, tally)
-                if report.committed:
-                    del left[report.shard]
+                if report is None or report.committed:
+                    if report is not None:
+                        left.pop(report.shard, None)
                     yield report
                 else:
                     reasons[report.shard] = report.reason
         for name in left:
-            yield Report(name, False, reasons.get(name, "the worker died"))
+            yield Report(name, False, reasons.get(name, "its worker died"))
 
     def _pool(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Iterator[Report | None]:
         _set_context()
@@ -110,7 +109,10 @@ class RayExecutor:
             # max_restarts has no named parameter yet, and the general one is announced to go with Ray 2.64.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             dataset = self._dataset(rows, recipe, board)
-        yield from _every(_LOOK_EVERY_S, (Report(**json.loads(row["report"])) for row in dataset.iter_rows()))
+        try:
+            yield from _every(_LOOK_EVERY_S, (Report(**json.loads(row["report"])) for row in dataset.iter_rows()))
+        except RayError as error:  # shards' own errors come as reports, and as rows that are missing
+            raise WorkersFailedError(f"the workers failed: {_last_line(error)}") from error
 
     def _dataset(self, rows: list[dict[str, str]], recipe: Recipe, board: Any) -> Dataset:
         workers = recipe.job.workers
@@ -134,7 +136,7 @@ class RayExecutor:
             max_task_retries=1,
         )
 
-    def _alone(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Iterator[Report]:
+    def _alone(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Iterator[Report | None]:
         workers = recipe.job.workers
         remote: Any = ray.remote(RayShardWorker).options(
             num_gpus=workers.gpus, num_cpus=workers.cpu_threads, max_restarts=0, max_task_retries=0
@@ -144,12 +146,15 @@ class RayExecutor:
             while waiting and len(running) < workers.max:
                 shard, actor = waiting.pop(0), remote.remote(recipe, board)
                 running[actor.run.remote(shard)] = (shard, actor)
-            ready, _ = ray.wait(list(running), num_returns=1)
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY_S)
+            if not ready:
+                yield None
+                continue
             shard, actor = running.pop(ready[0])
             try:
                 yield ray.get(ready[0])
             except RayError as error:
-                yield Report(shard.name, False, f"its worker died: {type(error).__name__}")
+                yield Report(shard.name, False, f"its worker died: {_last_line(error)}")
             finally:
                 ray.kill(actor)
 
@@ -163,8 +168,9 @@ def _set_context() -> None:
     context.execution_no_progress_timeout_s = -1
     # With every slot taken, utilisation is exactly 1: a higher threshold would never let the pool grow.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-    # 0 by default: one spot node lost while it loads the model would end the job.
-    context.max_consecutive_actor_init_deaths = 10
+    # 0 by default: one spot node lost while it loads the model would end the job. A worker that can't start anywhere
+    # ends it after this many, each having loaded the model.
+    context.max_consecutive_actor_init_deaths = 3
     # Our own display shows samples; Ray's would show shards, between its lines.
     context.enable_progress_bars = False
 
@@ -173,30 +179,36 @@ def _every(seconds: float, reports: Iterator[Report]) -> Iterator[Report | None]
     """The reports, and None whenever ``seconds`` pass without one.
 
     They are waited for in a thread of its own, since Ray Data's iterators can't be polled. Where the caller stops
-    early, that thread stays behind until the next report; the actors go with the driver.
+    early, that thread stays behind until the next report, and then ends the actors.
     """
     arrived: queue.SimpleQueue[Report | BaseException | None] = queue.SimpleQueue()
+    stopped = threading.Event()
 
     def wait() -> None:
         try:
             for report in reports:
                 arrived.put(report)
+                if stopped.is_set():
+                    break
             arrived.put(None)
         except BaseException as error:  # noqa: BLE001  raised again where the reports are read
             arrived.put(error)
 
     threading.Thread(target=wait, daemon=True).start()
-    while True:
-        try:
-            report = arrived.get(timeout=seconds)
-        except queue.Empty:
-            yield None
-            continue
-        if report is None:
-            return
-        if isinstance(report, BaseException):
-            raise report
-        yield report
+    try:
+        while True:
+            try:
+                report = arrived.get(timeout=seconds)
+            except queue.Empty:
+                yield None
+                continue
+            if report is None:
+                return
+            if isinstance(report, BaseException):
+                raise report
+            yield report
+    finally:
+        stopped.set()
 
 
 def _nodes() -> list[str]:
@@ -205,8 +217,9 @@ def _nodes() -> list[str]:
 
 
 def _check_resources(job: InpaintJob) -> None:
-    """On a cluster of one node, which won't grow: does an actor fit at all? Ray would wait for ever, and say little."""
-    if len(_nodes()) > 1 or job.ray.address is not None:
+    """On a Ray of this machine, which won't grow: does an actor fit at all? Ray would wait for ever, and say little."""
+    address = job.ray.address or os.environ.get("RAY_ADDRESS") or "local"
+    if len(_nodes()) > 1 or address != "local":
         return
     has = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for setting, resource, wanted in (
@@ -245,5 +258,11 @@ def _check_output_is_shared(out: str) -> None:
 
 
 def _listen(board: Any, tally: Tally) -> None:
-    for shard, (samples, errors) in ray.get(board.take.remote()).items():
-        tally.tell(shard, samples, errors)
+    with contextlib.suppress(RayError):  # the board was lost with its node: news are a comfort, and reports count
+        for shard, (samples, errors) in ray.get(board.take.remote()).items():
+            tally.tell(shard, samples, errors)
+
+
+def _last_line(error: RayError) -> str:
+    """Of Ray's pages about a death the line that says why."""
+    return redact_text(str(error).strip().rpartition("\n")[2])

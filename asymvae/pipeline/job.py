@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from asymvae.config import InpaintJob
-from asymvae.pipeline.executor import Executor
+from asymvae.pipeline.executor import Executor, WorkersFailedError
 from asymvae.pipeline.plan import Plan, make_plan, open_output
 from asymvae.pipeline.progress import Display, Tally
 from asymvae.pipeline.worker import Report
@@ -58,7 +58,7 @@ def run_job(job: InpaintJob, executor: Executor, *, retry_errors: frozenset[str]
         for report in executor.run(plan.recipe, plan.left, tally) if plan.left else ():
             if report is not None:
                 done, reported = done + 1, reported + 1
-                tally.tell(report.shard, report.counts.get("samples", 0), report.errors_by_code)
+                tally.settle(report.shard, report.counts.get("samples", 0), report.errors_by_code)
                 if not report.committed:
                     result.failed[report.shard] = report.reason
                     ledger.fail(by_name[report.shard], {"reason": report.reason})
@@ -68,6 +68,8 @@ def run_job(job: InpaintJob, executor: Executor, *, retry_errors: frozenset[str]
             if tally.samples >= _JUDGED_AFTER and (wrong := _too_many_errors(tally.samples, tally.errors, job)):
                 result.stopped = wrong
                 break
+    except WorkersFailedError as error:
+        result.stopped = str(error)
     finally:
         display.close()
     result.samples, result.errors = tally.samples, tally.errors

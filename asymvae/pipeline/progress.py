@@ -15,24 +15,27 @@ _LINE_EVERY_S = 10.0
 
 class Tally:
     """Samples and errors of every shard that was heard of. A shard's latest news replaces its earlier ones, so that
-    one that is run again isn't counted twice."""
+    one that is run again isn't counted twice; what its report says is the last word, since news may be late."""
 
     def __init__(self) -> None:
-        self._shards: dict[str, tuple[int, dict[str, int]]] = {}
+        self.samples = 0
+        self.errors: Counter[str] = Counter()
+        self._running: dict[str, tuple[int, dict[str, int]]] = {}
+        self._settled: set[str] = set()
 
     def tell(self, shard: str, samples: int, errors: dict[str, int]) -> None:
-        self._shards[shard] = (samples, errors)
+        if shard not in self._settled:
+            before, errors_before = self._running.get(shard, (0, {}))
+            self._running[shard] = (samples, errors)
+            self.samples += samples - before
+            self.errors.subtract(errors_before)
+            self.errors.update(errors)
+            self.errors = +self.errors  # drops codes at 0
 
-    @property
-    def samples(self) -> int:
-        return sum(samples for samples, _ in self._shards.values())
-
-    @property
-    def errors(self) -> Counter[str]:
-        total: Counter[str] = Counter()
-        for _, by_code in self._shards.values():
-            total.update(by_code)
-        return total
+    def settle(self, shard: str, samples: int, errors: dict[str, int]) -> None:
+        self.tell(shard, samples, errors)
+        self._settled.add(shard)
+        self._running.pop(shard, None)
 
 
 @ray.remote(num_cpus=0)

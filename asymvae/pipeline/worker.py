@@ -6,6 +6,7 @@ same as a callable that Ray Data maps over rows of shards.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -107,6 +108,17 @@ class ShardWorker:
             shard.name, True, "", record["counts"], record["errors_by_code"], outcome.mean_hole_fraction, seconds
         )
 
+    def attempt(self, shard: Shard, progress: Progress) -> Report:
+        """:meth:`run`, but an error of the infrastructure is told on stderr and becomes a report."""
+        try:
+            return self.run(shard, progress)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this shard's, and its report names it
+            print(f"shard {shard.name}:\n{redact_text(traceback.format_exc())}", file=sys.stderr)
+            report = Report(shard.name, False, reason_of(error))
+        # The error's frames hold samples and batches, on a GPU too, in cycles that must not wait for the next shard.
+        gc.collect()
+        return report
+
 
 class RayShardWorker:
     """:class:`ShardWorker` as Ray Data calls it: a batch of one row, a shard as JSON, to one row, its report.
@@ -116,7 +128,12 @@ class RayShardWorker:
     """
 
     def __init__(self, recipe: Recipe, board: Any) -> None:
-        self.worker = ShardWorker(recipe)
+        try:
+            self.worker = ShardWorker(recipe)
+        except Exception as error:  # noqa: BLE001  raised again, in short
+            # Ray shows what an actor's start raises as it is, many times: one line, without secrets.
+            print(f"worker:\n{redact_text(traceback.format_exc())}", file=sys.stderr)
+            raise RuntimeError(reason_of(error)) from None
         self.watchdog = Watchdog(recipe.job.workers.stall_timeout_s)
         self.board = board
         self._told: dict[str, float] = {}
@@ -126,11 +143,7 @@ class RayShardWorker:
 
     def run(self, shard: Shard) -> Report:
         with self.watchdog:
-            try:
-                return self.worker.run(shard, self._progress)
-            except Exception as error:  # noqa: BLE001  whatever it is, it is this shard's, and its report names it
-                print(f"shard {shard.name}:\n{redact_text(traceback.format_exc())}", file=sys.stderr)
-                return Report(shard.name, False, reason_of(error))
+            return self.worker.attempt(shard, self._progress)
 
     def _progress(self, shard: Shard, samples: int, errors: dict[str, int]) -> None:
         now = time.monotonic()

@@ -1,0 +1,92 @@
+"""The executors: what goes wrong around the shards, with a real Ray."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from asymvae.inpaint.harmonic import HarmonicFill
+from asymvae.pipeline import executor
+from asymvae.pipeline.executor import RayExecutor
+from asymvae.pipeline.job import run_job
+from asymvae.pipeline.plan import ConfigurationError
+from asymvae.pipeline.progress import Board, Tally
+from asymvae.pipeline.worker import Report
+from tests.tiny import job
+
+
+class StartsOnlyIn(HarmonicFill):
+    """An inpainter that only one process can make: the driver, so that every worker fails to start."""
+
+    def __init__(self, process: int) -> None:
+        super().__init__()
+        if os.getpid() != process:
+            raise RuntimeError("no such model here: https://host/model?token=secret")
+
+
+def test_workers_that_cannot_start_end_the_job_with_the_reason(
+    cluster: Cluster, shards: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    method = {"method": f"{__name__}:StartsOnlyIn", "options": {"process": os.getpid()}}
+    result = run_job(job(shards, tmp_path, checkpoint, inpaint=method), RayExecutor())
+    assert result.exit_code == 1
+    assert "the workers failed: " in result.stopped
+    assert "no such model here: https://host/model" in result.stopped
+    assert "secret" not in result.stopped
+    assert len(result.plan.left) == 4
+
+
+def test_a_board_that_is_lost_takes_nothing_along(cluster: Cluster) -> None:
+    board: Any = Board.remote()  # type: ignore[attr-defined]
+    board.tell.remote("a", 3, {})
+    ray.get(board.take.remote())
+    ray.kill(board)
+    tally = Tally()
+    executor._listen(board, tally)
+    assert tally.samples == 0
+
+
+def test_a_job_that_is_stopped_takes_no_more_reports() -> None:
+    # The thread that waits for them once went on until every shard was done, long after the job had ended.
+    taken = []
+
+    def reports() -> Iterator[Report]:
+        for number in itertools.count():
+            time.sleep(0.01)
+            taken.append(number)
+            yield Report(str(number), True)
+
+    waiting = executor._every(1.0, reports())
+    assert next(waiting) is not None
+    waiting.close()  # type: ignore[attr-defined]
+    time.sleep(0.1)
+    after = len(taken)
+    time.sleep(0.1)
+    assert len(taken) == after
+
+
+def test_an_actor_that_does_not_fit_is_refused_here_but_not_on_a_cluster_that_may_grow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(executor, "_nodes", lambda: ["head"])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    settings = job("unused", "unused", "unused", workers={"gpus": 1})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigurationError, match=r"workers\.gpus is 1 .* lower it"):
+        executor._check_resources(settings)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # as `ray job submit` sets it, on a head without GPUs
+    executor._check_resources(settings)
+
+
+def test_an_address_that_is_none_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ConfigurationError, match=r"ray\.address nonsense"):
+        RayExecutor().start(job("unused", "unused", "unused", ray={"address": "nonsense"}))
