@@ -57,7 +57,7 @@ def run_job(job: InpaintJob, executor: Executor, *, retry_errors: frozenset[str]
     try:
         for report in executor.run(plan.recipe, plan.left, tally) if plan.left else ():
             if report is not None:
-                done, reported = done + 1, reported + 1
+                done, reported = done + report.committed, reported + 1
                 tally.settle(report.shard, report.counts.get("samples", 0), report.errors_by_code)
                 if not report.committed:
                     result.failed[report.shard] = report.reason

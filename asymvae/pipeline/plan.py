@@ -66,8 +66,9 @@ def resolve(job: InpaintJob) -> InpaintJob:
     if job.model.dtype == "auto":
         model["dtype"] = "bfloat16" if job.workers.gpus > 0 else "float32"
     # Workers have other working folders than the driver.
-    if Path(job.model.path).is_dir():
-        model["path"] = str(Path(job.model.path).resolve())
+    with _about("model.path", job.model.path):
+        if Path(job.model.path).is_dir():
+            model["path"] = str(Path(job.model.path).resolve())
     with _about("output.url", job.output.url):
         output = {"url": resolve_url(job.output.url)[1]} if is_local(job.output.url) else {}
     return job.model_copy(

@@ -93,6 +93,7 @@ def test_a_dry_run_of_retries_takes_no_commit_back(tmp_path: Path, inpaint: Inpa
         (["--output.url=http://127.0.0.1:9/out"], "output.url"),
         (["--output.url=nowhere://x"], "nowhere"),
         (["--model.path={in}/none"], "{in}/none"),
+        (["--model.path=" + "x" * 300], "model.path: "),
         (["--model.revision=main"], "revision"),
         (["--retry-errors=image_trunkated"], "did you mean image_truncated?"),
     ],
@@ -357,6 +358,7 @@ def test_a_shard_that_can_not_be_read_is_named_and_done_by_the_next_run(
     ran = inpaint(*flags)
     assert ran.code == 1
     assert "failed: shard a: ConnectionError: reset by s3://store/in" in ran.err
+    assert "1 of 2 shards" in ran.err
     assert [name.split(".")[0] for name in commits(out)] == ["b"]
     record = Ledger(str(out)).failed()["a"]
     assert record["reason"].startswith("ConnectionError")

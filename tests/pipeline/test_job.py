@@ -21,6 +21,7 @@ from asymvae.inpaint.base import Inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.pipeline.executor import LocalExecutor
 from asymvae.pipeline.job import JobResult, run_job
+from asymvae.pipeline.plan import ConfigurationError, make_plan, open_output
 from asymvae.storage.audit import audit
 from tests.tiny import box_mask, file_bytes, job, parts_of, picture, pixels_of, rows_of, sample, write_tar
 
@@ -178,6 +179,15 @@ def test_results_are_of_the_format_asked_for(image_format: str, whole: Job) -> N
     (row,) = whole.run_tar(sample(0), output={"image_format": image_format})
     assert Image.open(io.BytesIO(row["image"]["bytes"])).format == image_format.upper()
     assert row["image"]["path"] == f"k0.{'jpg' if image_format == 'jpeg' else image_format}"
+
+
+def test_another_job_begun_there_meanwhile_is_refused(whole: Job) -> None:
+    tar = write_tar(whole.folder / "in" / "a.tar", [("x", sample(0))])
+    plan = make_plan(job(str(tar), whole.out, whole.checkpoint))
+    assert not whole.out.exists()
+    open_output(make_plan(job(str(tar), whole.out, whole.checkpoint, seed=1)))
+    with pytest.raises(ConfigurationError, match="seed: was 1, is 0"):
+        open_output(plan)
 
 
 # --- what is done with it ---------------------------------------------------------------------------------------
