@@ -58,7 +58,7 @@ RESULTS: Final = output_schema(
         pa.field("height", pa.int32()),
         pa.field("seed", pa.uint64()),  # of this row's random numbers
         pa.field("crop", pa.list_(pa.int32())),  # top, left, bottom, right: what the network saw of the original
-        pa.field("work_width", pa.int32()),  # of the work image, padding counted; null where none was made
+        pa.field("work_width", pa.int32()),  # of the work image, without padding; else the original's
         pa.field("work_height", pa.int32()),
         pa.field("passed_through", pa.bool_()),  # no hole: the original's pixels
         pa.field("bit_depth_reduced", pa.bool_()),  # the input had more than 8 bits
