@@ -18,7 +18,8 @@ from asymvae.media.raster import orient, read_raster, read_size
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 
-_LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65500, "webp": 16383}  # 65,500 is libjpeg's own limit, not 65,535
+# The formats' own: WebP. The libraries' own: libjpeg's (not 65,535), libpng's (not 2**31 - 1), for readers as well.
+_LONGEST_SIDE = {"png": 1_000_000, "jpeg": 65500, "webp": 16383}
 
 
 @dataclass(frozen=True, slots=True)

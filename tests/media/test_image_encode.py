@@ -81,13 +81,13 @@ def test_the_same_pixels_give_the_same_bytes_in_any_thread(image_format: ImageFo
     assert encoded(strided, image_format=image_format) == encoded(photo(), image_format=image_format)
 
 
-@pytest.mark.parametrize(("image_format", "limit"), [("webp", 16383), ("jpeg", 65500)])
+@pytest.mark.parametrize(("image_format", "limit"), [("webp", 16383), ("jpeg", 65500), ("png", 1_000_000)])
 def test_sizes_that_a_format_cannot_hold(image_format: ImageFormat, limit: int) -> None:
     for shape in ((1, limit), (limit, 1)):
         assert encoded(np.zeros((*shape, 3), np.uint8), image_format=image_format)
     fault = encode_image(np.zeros((limit + 1, 2, 3), np.uint8), image_format=image_format)
     assert fault == Fault("image_format_limit", {"format": image_format, "width": 2, "height": limit + 1})
-    assert encoded(np.zeros((limit + 1, 2, 3), np.uint8), image_format="png")
+    assert encoded(np.zeros((min(limit + 1, 1_000_000), 2, 3), np.uint8), image_format="png")
 
 
 def test_arrays_of_another_kind_are_a_mistake_of_the_caller() -> None:
