@@ -31,7 +31,7 @@ from asymvae.pipeline.clock import Clock
 from asymvae.pipeline.device import Device, Done, Pending
 from asymvae.pipeline.rows import Rows, error_rows, finish
 from asymvae.pipeline.spool import Spool
-from asymvae.stages.prepare import BYTES_A_PIXEL, Planned, Prepare
+from asymvae.stages.prepare import BYTES_A_PIXEL, BYTES_A_PIXEL_A_VARIANT, Planned, Prepare
 from asymvae.storage.parts import Part
 from asymvae.storage.samples import BadSample, FieldNames, Sample, read_shard
 from asymvae.storage.shards import Shard
@@ -177,7 +177,7 @@ class _ShardRun:
         self._end()
 
     def _hand_out(self, row: Sample | BadSample) -> bool:
-        cost = self.budget.counted(max(_cost(row), self.least_cost))
+        cost = self.budget.counted(max(_cost(row, self.job.inpaint.variants), self.least_cost))
         if not self.budget.acquire(cost):
             return False
         if isinstance(row, BadSample):
@@ -267,10 +267,11 @@ class _ShardRun:
         return ShardOutcome([], dict(counts), dict(by_code), counts["shard_errors"] == 0, mean_hole, {})
 
 
-def _cost(row: Sample | BadSample) -> int:
+def _cost(row: Sample | BadSample, variants: int) -> int:
     """Bytes that a sample holds at its peak, from its header alone: a function of the input, never of the moment."""
     if isinstance(row, BadSample):
         return 1024
     stored = sum(map(len, row.fields.values()))
     size = probe_size(row.fields["image"]) if "image" in row.fields else None
-    return stored + (BYTES_A_PIXEL * size[0] * size[1] if isinstance(size, tuple) else 0)
+    a_pixel = BYTES_A_PIXEL + BYTES_A_PIXEL_A_VARIANT * (variants - 1)
+    return stored + (a_pixel * size[0] * size[1] if isinstance(size, tuple) else 0)

@@ -21,6 +21,8 @@ from asymvae.storage.samples import Sample
 # What one sample holds at its peak, in bytes a pixel of its image: the original, masks while they are dilated, the work
 # image, the result and its encoded form. Measured, generously; it bounds the samples in flight, see ByteBudget.
 BYTES_A_PIXEL = 24
+# And for every further variant: its decoded pixels and their encoded form, which noise doesn't shrink.
+BYTES_A_PIXEL_A_VARIANT = 7
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from asymvae.pipeline import shard_run
 from asymvae.pipeline.device import Device
 from asymvae.pipeline.shard_run import ShardOutcome, run_shard
 from asymvae.stages.prepare import Prepare, Prepared
+from asymvae.storage.samples import Role, Sample
 from asymvae.storage.shards import list_shards
 from tests.tiny import box_mask, file_bytes, job, picture, sample, tiny_model, write_tar
 
@@ -103,6 +104,17 @@ def test_samples_larger_than_the_whole_budget_go_through(tmp_path: Path) -> None
     tar = write_tar(tmp_path / "a.tar", samples)
     outcome = run(tar, tmp_path / "spool", workers={"buffer_mb": 16}, geometry={"mode": "fit", "max": 64})
     assert outcome.counts["results"] == len(sizes)
+
+
+def test_the_budget_counts_every_variant_of_a_sample(tmp_path: Path) -> None:
+    # Many were once counted as one: their finished rows, which wait for the last, held many times what was allowed.
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    fields: dict[Role, bytes] = {"image": file_bytes(noise, "PNG"), "mask": file_bytes(box_mask(96, 96), "PNG")}
+    tar = write_tar(tmp_path / "a.tar", [("k", {"png": fields["image"], "mask.png": fields["mask"]})])
+    outcome = run(tar, tmp_path / "spool", inpaint={"variants": 40}, geometry={"mode": "whole"})
+    encoded = sum(len(row["image"]["bytes"]) for row in rows(outcome, "results"))
+    decoded = 40 * noise.nbytes
+    assert shard_run._cost(Sample(0, "k", fields), 40) >= encoded + decoded
 
 
 @pytest.mark.timeout(60)
