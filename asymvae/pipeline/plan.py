@@ -71,8 +71,13 @@ def resolve(job: InpaintJob) -> InpaintJob:
             model["path"] = str(Path(job.model.path).resolve())
     with _about("output.url", job.output.url):
         output = {"url": resolve_url(job.output.url)[1]} if is_local(job.output.url) else {}
+    workers = {"spool": str(Path(job.workers.spool).absolute())} if job.workers.spool else {}
     return job.model_copy(
-        update={"model": job.model.model_copy(update=model), "output": job.output.model_copy(update=output)}
+        update={
+            "model": job.model.model_copy(update=model),
+            "output": job.output.model_copy(update=output),
+            "workers": job.workers.model_copy(update=workers),
+        }
     )
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from asymvae.pipeline import spool
+from asymvae.pipeline.plan import resolve
+from tests.tiny import job
 
 
 def gone() -> int:
@@ -46,3 +48,10 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path: P
     ):
         raise AssertionError("not to be reached")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_relative_folder_is_the_drivers_not_each_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    resolved = resolve(job("unused", "unused", "unused", workers={"spool": "here"}))
+    assert resolved.workers.spool == str(tmp_path / "here")
+    assert resolve(job("unused", "unused", "unused")).workers.spool is None
