@@ -209,6 +209,8 @@ def _every(seconds: float, reports: Iterator[Report]) -> Iterator[Report | None]
             yield report
     finally:
         stopped.set()
+        # Where the process ends before that thread, Ray Data would put a traceback below the job's own last word.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _nodes() -> list[str]:
