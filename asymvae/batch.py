@@ -45,6 +45,7 @@ class Item:
 class Batch:
     """Items of one shape, on the device. N may exceed ``len(items)``: the tail repeats the last item (see batcher).
 
+    pixels     (N, H, W, 3) uint8: the image as it came, for what must not be rounded to the model's dtype
     image      (N, 3, H, W) in [-1, 1], the model's dtype. Holds the hole's old pixels: a stage whose result must
                not depend on them reads ``masked_image`` instead.
     mask       (N, 1, H, W) of {0, 1}, 1 = hole
@@ -58,6 +59,7 @@ class Batch:
     """
 
     items: list[Item]
+    pixels: Tensor
     image: Tensor
     mask: Tensor
     valid: Tensor
@@ -73,10 +75,10 @@ class Batch:
         """(N, 3, H, W): the image with its hole at 0, mid-grey, as the condition encoder sees it."""
         return self.image * (1 - self.mask)
 
-    def generators(self) -> list[torch.Generator]:
-        """A CPU generator an item, from its seed alone (never from its place in the batch)."""
-        made = [torch.Generator().manual_seed(item.seed) for item in self.items]
-        return made + [torch.Generator().manual_seed(self.items[-1].seed) for _ in range(len(self.image) - len(made))]
+
+def normalised(pixels: Tensor) -> Tensor:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(127.5).sub_(1)
 
 
 def collate(items: list[Item], size: int, device: torch.device, dtype: torch.dtype) -> Batch:
@@ -93,18 +95,16 @@ def collate(items: list[Item], size: int, device: torch.device, dtype: torch.dty
             tensor = tensor.pin_memory()
         return tensor.to(device, non_blocking=True)
 
-    def pixels(arrays: list[NDArray[np.uint8]]) -> Tensor:
-        stacked = carry(np.stack(arrays)).permute(0, 3, 1, 2)
-        return stacked.to(torch.float32).div_(127.5).sub_(1).to(dtype).contiguous()
-
     valid = np.zeros((size, 1, height, width), np.uint8)
     for row, item in enumerate(padded):
         valid[row, :, : item.valid[0], : item.valid[1]] = 1
     givens = [item.given for item in padded if item.given is not None]
+    pixels = carry(np.stack([item.image for item in padded]))
     return Batch(
         items=items,
-        image=pixels([item.image for item in padded]),
+        pixels=pixels,
+        image=normalised(pixels).to(dtype),
         mask=carry(np.stack([item.mask for item in padded])[:, None].astype(np.uint8)).to(dtype),
         valid=carry(valid).to(dtype),
-        given=pixels(givens) if len(givens) == size else None,
+        given=normalised(carry(np.stack(givens))).to(dtype) if len(givens) == size else None,
     )

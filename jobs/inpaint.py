@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -33,6 +34,7 @@ exit codes:
   0  every shard is committed
   1  some are not (they are named), or more samples were bad than max_error_fraction allows
   2  the configuration is wrong; nothing was started
+  130  interrupted (Ctrl-C); the same command goes on where it ended
 """
 
 
@@ -62,6 +64,9 @@ def main(arguments: Sequence[str]) -> int:
         result = run_job(job, executor, retry_errors=retry)
     except ConfigurationError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted: what is committed stays, and the same command goes on from there", file=sys.stderr)
+        return 128 + signal.SIGINT
     _print_result(result)
     return result.exit_code
 

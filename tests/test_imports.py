@@ -26,10 +26,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"media", "storage", "faults"},
     "jobs": {"pipeline", "report", "storage", "config", "faults"},
 }
-# Single exceptions: (file, module). Each with its why.
-EXCEPTIONS = {
-    ("asymvae/stages/prepare.py", "asymvae.storage.samples"),  # the type of what it is given
-}
 IMPORT_RAY = {
     "asymvae/pipeline/worker.py",
     "asymvae/pipeline/executor.py",
@@ -72,7 +68,7 @@ def test_a_file_imports_what_its_room_may(file: Path) -> None:
         first = module.partition(".")[0]
         if first in ("asymvae", "jobs"):
             allowed = {room, *MAY_IMPORT[room], ""}
-            if room_of(module) not in allowed and (where, module) not in EXCEPTIONS:
+            if room_of(module) not in allowed:
                 wrong.append(f"{where}:{line} imports {module}")
         if first == "ray" and where not in IMPORT_RAY:
             wrong.append(f"{where}:{line} imports {module}: only {sorted(IMPORT_RAY)} may")

@@ -82,6 +82,8 @@ class RayExecutor:
             except (ValueError, ConnectionError) as error:
                 raise ConfigurationError(f"ray.address {job.ray.address}: {error}") from error
         logging.getLogger("ray.data").setLevel(logging.WARNING)
+        # It warns that its bars are off, as _set_context wants them.
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
         _check_resources(job)
         _check_output_is_shared(job.output.url)
 

@@ -51,18 +51,20 @@ def run_job(job: InpaintJob, executor: Executor, *, retry_errors: frozenset[str]
     result = JobResult(plan)
     tally = Tally()
     done = len(plan.shards) - len(plan.left)
-    reported = 0
+    polarity_is_judged = False
     display = Display(len(plan.shards), done, tally)
+    tally.listener = lambda: display.refresh(done)
     started = time.monotonic()
     try:
         for report in executor.run(plan.recipe, plan.left, tally) if plan.left else ():
             if report is not None:
-                done, reported = done + report.committed, reported + 1
+                done += report.committed
                 tally.settle(report.shard, report.counts.get("samples", 0), report.errors_by_code)
                 if not report.committed:
                     result.failed[report.shard] = report.reason
                     ledger.fail(by_name[report.shard], {"reason": report.reason})
-                elif reported == 1:
+                elif not polarity_is_judged:
+                    polarity_is_judged = True
                     _warn_of_polarity(report, job)
             display.refresh(done)
             if tally.samples >= _JUDGED_AFTER and (wrong := _too_many_errors(tally.samples, tally.errors, job)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import IO, Any
 
 import ray
@@ -18,6 +19,7 @@ class Tally:
     one that is run again isn't counted twice; what its report says is the last word, since news may be late."""
 
     def __init__(self) -> None:
+        self.listener: Callable[[], None] = lambda: None  # called after every news
         self.samples = 0
         self.errors: Counter[str] = Counter()
         self._running: dict[str, tuple[int, dict[str, int]]] = {}
@@ -31,6 +33,7 @@ class Tally:
             self.errors.subtract(errors_before)
             self.errors.update(errors)
             self.errors = +self.errors  # drops codes at 0
+            self.listener()
 
     def settle(self, shard: str, samples: int, errors: dict[str, int]) -> None:
         self.tell(shard, samples, errors)

@@ -166,7 +166,8 @@ class _ShardRun:
 
     def _read(self) -> None:
         names = self.job.input
-        fields = FieldNames(names.image, names.mask, names.prompt, names.given, ("json",), names.key)
+        # No method reads a sample's json yet, so its bytes are not kept.
+        fields = FieldNames(names.image, names.mask, names.prompt, names.given, (), names.key)
         rows = read_shard(self.shard, fields)
         while True:
             with self.clock.timing("read"):
@@ -184,7 +185,9 @@ class _ShardRun:
             ticket = _Ticket(row.index, row.key, cost, None)
             ticket.rows.set_result([self._errors(ticket, row.fault)])
         else:
-            prepared = self.decode_pool.submit(self.clock.timed, "prepare", self.prepare, row)
+            prepared = self.decode_pool.submit(
+                self.clock.timed, "prepare", self.prepare, row.index, row.key, row.fields
+            )
             ticket = _Ticket(row.index, row.key, cost, prepared)
         self.to_drive.put(ticket)
         self.to_write.put(ticket)

@@ -142,14 +142,14 @@ class RayShardWorker:
         return {"report": [json.dumps(asdict(self.run(Shard(**json.loads(row))))) for row in batch["shard"]]}
 
     def run(self, shard: Shard) -> Report:
-        with self.watchdog:
+        with self.watchdog.watching(shard.name):
             return self.worker.attempt(shard, self._progress)
 
     def _progress(self, shard: Shard, samples: int, errors: dict[str, int]) -> None:
         now = time.monotonic()
         if now - self._told.get(shard.name, 0.0) >= _TELL_EVERY_S:
             self._told[shard.name] = now
-            self.watchdog.stroke()
+            self.watchdog.stroke(shard.name)
             self.board.tell.remote(shard.name, samples, errors)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,6 @@ from asymvae.inpaint.base import Inpainter
 from asymvae.media.geometry import Placement, image_to_work, mask_to_work, place
 from asymvae.media.image import Image, decode_image
 from asymvae.media.mask import blend_mask, decode_mask, grow_to_grid, hole_box, model_mask, resize_mask
-from asymvae.storage.samples import Sample
 
 # What one sample holds at its peak, in bytes a pixel of its image: the original, masks while they are dilated, the work
 # image, the result and its encoded form. Measured, generously; it bounds the samples in flight, see ByteBudget.
@@ -58,23 +58,24 @@ class Prepare:
         self.inpainter = inpainter
         self.factor = factor
 
-    def __call__(self, sample: Sample) -> Planned | Fault:
+    def __call__(self, index: int, key: str, fields: Mapping[Any, bytes]) -> Planned | Fault:
+        """``fields``: bytes by role (image, mask, prompt, given), as far as the sample has them."""
         limit = self.job.input.max_pixels
-        if "image" not in sample.fields:
+        if "image" not in fields:
             return Fault("missing_image")
-        if "mask" not in sample.fields:
+        if "mask" not in fields:
             return Fault("missing_mask")
-        original = decode_image(sample.fields["image"], max_pixels=limit)
+        original = decode_image(fields["image"], max_pixels=limit)
         if isinstance(original, Fault):
             return original
         height, width = original.pixels.shape[:2]
-        mask = decode_mask(sample.fields["mask"], max_pixels=limit, polarity=self.job.input.mask_polarity)
+        mask = decode_mask(fields["mask"], max_pixels=limit, polarity=self.job.input.mask_polarity)
         if isinstance(mask, Fault):
             return mask
         mask = resize_mask(mask, height, width)
         if isinstance(mask, Fault):
             return mask
-        given = self._given(sample, height, width)
+        given = self._given(fields, height, width)
         if isinstance(given, Fault):
             return given
 
@@ -82,8 +83,8 @@ class Prepare:
         blend = blend_mask(mask, dilate=dilate, feather=feather)
         binary = model_mask(blend, soft=dilate > 0 or feather > 0)
         box = hole_box(binary)
-        seeds = [sample_seed(self.job.seed, sample.key, variant) for variant in range(self.job.inpaint.variants)]
-        prepared = Prepared(sample.index, sample.key, original, blend, float((mask >= 0.5).mean()), None)
+        seeds = [sample_seed(self.job.seed, key, variant) for variant in range(self.job.inpaint.variants)]
+        prepared = Prepared(index, key, original, blend, float((mask >= 0.5).mean()), None)
         if box is None and self.job.composite == "paste":
             return Planned(prepared, seeds, ())
 
@@ -100,12 +101,12 @@ class Prepare:
         work_image = image_to_work(original.pixels, placement)
         work_mask = grow_to_grid(mask_to_work(binary, placement), self.job.mask.grid)
         work_given = image_to_work(given, placement) if given is not None else None
-        prompt = sample.fields["prompt"].decode(errors="replace") if "prompt" in sample.fields else None
+        prompt = fields["prompt"].decode(errors="replace") if "prompt" in fields else None
         items = []
         for variant, seed in enumerate(seeds):
             item = Item(
-                index=sample.index,
-                key=sample.key,
+                index=index,
+                key=key,
                 variant=variant,
                 seed=seed,
                 image=work_image,
@@ -118,12 +119,12 @@ class Prepare:
             items.append(item)
         return Planned(prepared, seeds, items)
 
-    def _given(self, sample: Sample, height: int, width: int) -> NDArray[np.uint8] | Fault | None:
+    def _given(self, fields: Mapping[Any, bytes], height: int, width: int) -> NDArray[np.uint8] | Fault | None:
         if not self.inpainter.needs_given:
             return None
-        if "given" not in sample.fields:
+        if "given" not in fields:
             return Fault("missing_given")
-        given = decode_image(sample.fields["given"], max_pixels=self.job.input.max_pixels)
+        given = decode_image(fields["given"], max_pixels=self.job.input.max_pixels)
         if isinstance(given, Fault):
             return given if given.code == "image_too_large" else Fault("given_undecodable")
         if given.pixels.shape[:2] != (height, width):

@@ -96,7 +96,7 @@ def loop(folder: Path) -> float:
 
     for sample in read_shard(shard, fields):
         assert isinstance(sample, Sample)
-        one = prepare(sample)
+        one = prepare(sample.index, sample.key, sample.fields)
         assert isinstance(one, Planned)
         planned.append(one)
         if len(planned) == BATCH:

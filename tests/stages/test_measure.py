@@ -12,12 +12,14 @@ from asymvae.stages.measure import Measure, ssim_known
 
 
 def batch(image: torch.Tensor, decoded: torch.Tensor, mask: torch.Tensor) -> Batch:
-    return Batch([], image, mask, torch.ones_like(mask), decoded=decoded)
+    """``image`` is made of 8-bit levels, and so is what ``decoded`` was made from it."""
+    pixels = image.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return Batch([], pixels, image, mask, torch.ones_like(mask), decoded=decoded)
 
 
 def test_errors_count_known_pixels_alone_and_are_on_minus_one_to_one() -> None:
-    image = torch.zeros(1, 3, 32, 32)
-    decoded = torch.full((1, 3, 32, 32), 0.5)
+    image = torch.full((1, 3, 32, 32), -1.0)
+    decoded = torch.full((1, 3, 32, 32), -0.5)
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., :16] = 1
     decoded[..., :16] = 9.0
@@ -28,7 +30,7 @@ def test_errors_count_known_pixels_alone_and_are_on_minus_one_to_one() -> None:
 
 
 def test_what_is_undefined_is_nan() -> None:
-    image = torch.rand(2, 3, 32, 32)
+    image = torch.randint(0, 256, (2, 3, 32, 32)).div(127.5).sub(1)
     mask = torch.stack([torch.zeros(1, 32, 32), torch.ones(1, 32, 32)])
     metrics = Measure()(batch(image, image.clone(), mask)).metrics
     assert torch.isnan(metrics["psnr_known"]).tolist() == [True, True]  # no error; nothing known
@@ -39,7 +41,7 @@ def test_what_is_undefined_is_nan() -> None:
 
 
 def test_padding_is_not_known() -> None:
-    image, decoded = torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16)
+    image, decoded = torch.full((1, 3, 16, 16), -1.0), torch.full((1, 3, 16, 16), -1.0)
     decoded[..., 12:] = 1
     made = batch(image, decoded, torch.zeros(1, 1, 16, 16))
     made.valid[..., 12:] = 0
@@ -65,3 +67,10 @@ def test_ssim_equals_scikit_images_over_windows_that_are_wholly_known() -> None:
 def test_an_image_smaller_than_a_window_has_no_ssim() -> None:
     x = torch.rand(1, 3, 8, 32)
     assert torch.isnan(ssim_known(x, x, torch.ones(1, 1, 8, 32))).all()
+
+
+def test_the_known_pixels_are_not_rounded_to_bfloat16_before_they_are_compared() -> None:
+    image = torch.randint(0, 256, (1, 3, 32, 32)).div(127.5).sub(1)
+    made = batch(image, image.clone(), torch.zeros(1, 1, 32, 32))
+    made.image = made.image.to(torch.bfloat16)
+    assert Measure()(made).metrics["mse_known"].item() < 1e-12
