@@ -53,6 +53,8 @@ def make_deterministic(job: InpaintJob) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(job.workers.cpu_threads)
     torch.use_deterministic_algorithms(True)
+    # It would also fill every new tensor with NaN, for code that reads what it never wrote: memory traffic for nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

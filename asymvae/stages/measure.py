@@ -7,8 +7,10 @@ channels, on [-1, 1], of the decoder's output clamped to that range.
 
 from __future__ import annotations
 
+import math
+from functools import reduce
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from asymvae.batch import Batch, normalised
@@ -56,24 +58,43 @@ def ssim_known(a: Tensor, b: Tensor, known: Tensor) -> Tensor:
     """
     if min(a.shape[-2:]) < _WINDOW:
         return torch.full((len(a),), torch.nan, device=a.device)
-    offsets = torch.arange(_WINDOW, device=a.device, dtype=torch.float32) - _WINDOW // 2
-    line = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
-    line = line / line.sum()
-
-    def blur(x: Tensor) -> Tensor:
-        flat = x.flatten(0, 1)[:, None]
-        blurred = F.conv2d(F.conv2d(flat, line.view(1, 1, 1, -1)), line.view(1, 1, -1, 1))
-        return blurred.view(*x.shape[:2], *blurred.shape[-2:])
-
     # What is unknown is zeroed, so that no window, counted or not, overflows on it.
     a, b = a * known, b * known
-    mean_a, mean_b = blur(a), blur(b)
-    variance_a, variance_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
-    covariance = blur(a * b) - mean_a * mean_b
+    mean_a, mean_b = _blur(a), _blur(b)
+    variance_a, variance_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
+    covariance = _blur(a * b) - mean_a * mean_b
     c1, c2 = (0.01 * _RANGE) ** 2, (0.03 * _RANGE) ** 2
     ssim = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
         (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
     )
-    # min-pool: a window counts where its least known pixel is known
-    whole = -F.max_pool2d(-known, _WINDOW, stride=1)
+    whole = _least(known)
     return _mean((ssim.mean(dim=1, keepdim=True) * whole).sum(dim=(1, 2, 3)), whole.sum(dim=(1, 2, 3)))
+
+
+_GAUSSIAN = [math.exp(-((k - _WINDOW // 2) ** 2) / (2 * _SIGMA**2)) for k in range(_WINDOW)]
+
+
+def _blur(x: Tensor) -> Tensor:
+    """The Gaussian window wherever it fits: (N, C, H, W) to (N, C, H - 10, W - 10).
+
+    A convolution says the same, and on a CPU takes 25 times as long on planes of one channel (12 of 512x512: 163 ms
+    against 6 on two cores).
+    """
+    for dim in (-1, -2):
+        first, *others = _shifted(x, dim)
+        x = first * (_GAUSSIAN[0] / sum(_GAUSSIAN))
+        for shifted, weight in zip(others, _GAUSSIAN[1:], strict=True):
+            x.add_(shifted, alpha=weight / sum(_GAUSSIAN))
+    return x
+
+
+def _least(x: Tensor) -> Tensor:
+    """The smallest value in the window, wherever it fits."""
+    for dim in (-1, -2):
+        x = reduce(torch.minimum, _shifted(x, dim))
+    return x
+
+
+def _shifted(x: Tensor, dim: int) -> list[Tensor]:
+    """Views of ``x``: for each place in the window the elements that stand there."""
+    return [x.narrow(dim, k, x.shape[dim] - _WINDOW + 1) for k in range(_WINDOW)]
