@@ -23,6 +23,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from asymvae.config import InpaintJob
+from asymvae.pipeline.allocator import KEEP_FREED_MEMORY
 from asymvae.pipeline.plan import ConfigurationError, Recipe
 from asymvae.pipeline.progress import Board, Tally
 from asymvae.pipeline.worker import RayShardWorker, Report, ShardWorker
@@ -132,6 +133,7 @@ class RayExecutor:
             ),
             num_gpus=workers.gpus,
             num_cpus=workers.cpu_threads,
+            runtime_env=_runtime_env(recipe.job),
             # Both are infinite by default, and a shard that kills its worker would loop for ever. A death costs the
             # shards in flight one try, so restarts are bounded by the shards as well.
             max_restarts=len(rows),
@@ -141,7 +143,11 @@ class RayExecutor:
     def _alone(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Iterator[Report | None]:
         workers = recipe.job.workers
         remote: Any = ray.remote(RayShardWorker).options(
-            num_gpus=workers.gpus, num_cpus=workers.cpu_threads, max_restarts=0, max_task_retries=0
+            num_gpus=workers.gpus,
+            num_cpus=workers.cpu_threads,
+            runtime_env=_runtime_env(recipe.job),
+            max_restarts=0,
+            max_task_retries=0,
         )
         waiting, running = list(shards), dict[Any, tuple[Shard, Any]]()
         while waiting or running:
@@ -159,6 +165,11 @@ class RayExecutor:
                 yield Report(shard.name, False, f"its worker died: {_last_line(error)}")
             finally:
                 ray.kill(actor)
+
+
+def _runtime_env(job: InpaintJob) -> dict[str, Any]:
+    """Of an actor, beside what the job was submitted with."""
+    return {"env_vars": KEEP_FREED_MEMORY} if job.workers.gpus == 0 else {}
 
 
 def _set_context() -> None:

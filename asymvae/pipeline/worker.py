@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import cv2
 import torch
 
 from asymvae.config import InpaintJob
@@ -52,6 +53,7 @@ def make_deterministic(job: InpaintJob) -> None:
     """The same bytes for the same threads, device and batch: set in every executor, before the device is touched."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(job.workers.cpu_threads)
+    cv2.setNumThreads(1)  # the codec pools are the parallelism
     torch.use_deterministic_algorithms(True)
     # It would also fill every new tensor with NaN, for code that reads what it never wrote: memory traffic for nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -71,16 +73,16 @@ class ShardWorker:
         job = recipe.job
         make_deterministic(job)
         sweep_spools(job.workers.spool)
-        model = load_model(job, "cuda" if job.workers.gpus > 0 else "cpu")
+        inpainter = load_inpainter(job.inpaint.method, job.inpaint.options)
+        self.device = Device(lambda: load_model(job, "cuda" if job.workers.gpus > 0 else "cpu"), inpainter, job)
+        model = self.device.model
         if model.weights_sha256 != recipe.weights_sha256:
             raise RuntimeError(
                 f"model.path {job.model.path} on {platform.node()} holds other weights ({model.weights_sha256}) "
                 f"than where the job was started ({recipe.weights_sha256}): a folder must be the same on every node"
             )
-        inpainter = load_inpainter(job.inpaint.method, job.inpaint.options)
         self.recipe = recipe
         self.ledger = Ledger(job.output.url)
-        self.device = Device(model, inpainter, job)
         self.prepare = Prepare(job, inpainter, model.config.encoder_factor)
 
     def run(self, shard: Shard, progress: Progress) -> Report:

@@ -42,7 +42,7 @@ def items(hole: np.ndarray, count: int = 3, in_hole: int | None = None) -> list[
 
 def run(method: str, options: dict[str, object], work: list[Item]) -> list[Done]:
     settings = job("unused", "unused", "unused", inpaint={"method": method, "options": options})
-    pending, _ = Device(tiny_model(), load_inpainter(method, options), settings).launch(work)
+    pending, _ = Device(tiny_model, load_inpainter(method, options), settings).launch(work)
     return pending.result()
 
 

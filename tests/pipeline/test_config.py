@@ -86,7 +86,7 @@ def parts(tar: Path, folder: Path, settings_json: str) -> str:
     import torch
 
     model = tiny_model().to(getattr(torch, resolve(settings).model.dtype))
-    device = Device(model, inpainter, settings)
+    device = Device(lambda: model, inpainter, settings)
     outcome = run_shard(shard, folder, settings, device, Prepare(settings, inpainter, 8), lambda *_: None)
     return hashlib.sha256(b"".join(part.path.read_bytes() for part in outcome.parts)).hexdigest()
 
