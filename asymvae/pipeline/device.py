@@ -97,7 +97,7 @@ class Device:
         for stage in self.stages:
             batch = stage(batch)
         assert batch.decoded is not None
-        # Round half up after clamping, as diffusers' image processor does (denormalize, then (x * 255).round()).
+        # Clamped, then rounded, as diffusers' image processor does (denormalize, then (x * 255).round()).
         pixels = batch.decoded.float().nan_to_num().add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8)
         pending = Pending(
             batch,

@@ -19,7 +19,7 @@ from asymvae.inpaint.base import load_inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.storage.filesystem import is_local, redact, redact_text
 from asymvae.storage.filesystem import resolve as resolve_url
-from asymvae.storage.ledger import Ledger, commit_id, compare_jobs
+from asymvae.storage.ledger import Ledger, commit_name, compare_jobs
 from asymvae.storage.schemas import FORMAT_VERSION
 from asymvae.storage.shards import Shard, input_root, list_shards
 
@@ -37,10 +37,6 @@ class Recipe:
     job: InpaintJob
     fingerprint: str
     weights_sha256: str
-
-    def commit_name(self, shard: Shard) -> str:
-        """``<shard>.<id>``, as the ledger lists it."""
-        return f"{shard.name}.{commit_id(self.fingerprint, shard)}"
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,7 @@ def make_plan(job: InpaintJob, retry_errors: frozenset[str] | None = None) -> Pl
     with _about("output.url", out):
         committed = ledger.committed()
         for shard in shards:
-            name = recipe.commit_name(shard)
+            name = commit_name(recipe.fingerprint, shard)
             if name not in committed:
                 left.append(shard)
             elif retry_errors is not None and _has_errors(ledger.read_commit(name), retry_errors):

@@ -55,9 +55,13 @@ class ShardOutcome:
     parts: list[Part]
     counts: dict[str, int]
     errors_by_code: dict[str, int]
-    complete: bool  # False: a fault of the shard itself, such as a cut tar
     mean_hole_fraction: float | None  # over results
     seconds: dict[str, float]  # by stage, summed over threads: they may exceed `wall`
+
+    @property
+    def complete(self) -> bool:
+        """False: a fault of the shard itself, such as a cut tar."""
+        return self.counts["shard_errors"] == 0
 
 
 @dataclass(slots=True)
@@ -267,7 +271,7 @@ class _ShardRun:
             self.failure.result()
         assert counts["planned"] == counts["results"] + counts["errors"], "a planned row is neither result nor error"
         mean_hole = holes / counts["results"] if counts["results"] else None
-        return ShardOutcome([], dict(counts), dict(by_code), counts["shard_errors"] == 0, mean_hole, {})
+        return ShardOutcome([], dict(counts), dict(by_code), mean_hole, {})
 
 
 def _cost(row: Sample | BadSample, variants: int) -> int:

@@ -46,7 +46,6 @@ class Report:
     counts: dict[str, int] = field(default_factory=dict)
     errors_by_code: dict[str, int] = field(default_factory=dict)
     mean_hole_fraction: float | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def make_deterministic(job: InpaintJob) -> None:
@@ -91,7 +90,6 @@ class ShardWorker:
         clock = time.perf_counter()
         with spool_folder(self.recipe.job.workers.spool, shard.size) as folder:
             outcome = run_shard(shard, folder, self.recipe.job, self.device, self.prepare, progress)
-            committing = time.perf_counter()
             record = self.ledger.commit(
                 shard,
                 commit_id(self.recipe.fingerprint, shard),
@@ -107,10 +105,7 @@ class ShardWorker:
                 },
                 errors_by_code=outcome.errors_by_code,
             )
-        seconds = outcome.seconds | {"commit": round(time.perf_counter() - committing, 4)}
-        return Report(
-            shard.name, True, "", record["counts"], record["errors_by_code"], outcome.mean_hole_fraction, seconds
-        )
+        return Report(shard.name, True, "", record["counts"], record["errors_by_code"], outcome.mean_hole_fraction)
 
     def attempt(self, shard: Shard, progress: Progress) -> Report:
         """:meth:`run`, but an error of the infrastructure is told on stderr and becomes a report."""

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asymvae.storage import filesystem, schemas
-from asymvae.storage.ledger import COMMITS, FAILED, Ledger, commit_id, law_broken
+from asymvae.storage.ledger import COMMITS, FAILED, Ledger, commit_name, law_broken
 
 if TYPE_CHECKING:
     from asymvae.storage.shards import Shard
@@ -117,7 +117,7 @@ def audit(
         for shard, several in sorted(ids.items())
         if len(several) > 1
     ]
-    undone = {shard.name for shard in shards or () if f"{shard.name}.{commit_id(fingerprint, shard)}" not in committed}
+    undone = {shard.name for shard in shards or () if commit_name(fingerprint, shard) not in committed}
     for shard_name in sorted(undone - failed.keys()):
         changed = "the input changed since its commit" if shard_name in ids else "no commit"
         report.missing.append(f"{shard_name}: {changed}")

@@ -47,6 +47,11 @@ def commit_id(fingerprint: str, shard: Shard) -> str:
     return hashlib.blake2b(f"{fingerprint}\n{shard.version}".encode(), digest_size=8).hexdigest()
 
 
+def commit_name(fingerprint: str, shard: Shard) -> str:
+    """``<shard>.<id>``, as :meth:`Ledger.committed` lists it."""
+    return f"{shard.name}.{commit_id(fingerprint, shard)}"
+
+
 def shard_of(object_name: str) -> str | None:
     """The shard that a path below OUT belongs to: a part, a record, or the temporary file of one; else None."""
     folder, _, name = object_name.rpartition("/")
