@@ -29,17 +29,17 @@ def draw_sheet(title: str, rows: Sequence[tuple[Row, Pictures]]) -> bytes:
     height = top + sum(heights) + len(rows) * (_CAPTION + _GAP) + _MARGIN
     sheet = PIL.Image.new("RGB", (width, height if rows else top + 60), _PAPER)
     draw = Draw(sheet)
-    _text(draw, (_MARGIN, _MARGIN), title, _font(16, bold=True), _INK, width - 2 * _MARGIN)
+    write_line(draw, (_MARGIN, _MARGIN), title, font(16, bold=True), _INK, width - 2 * _MARGIN)
     if not rows:
-        _text(draw, (_MARGIN, top), "no results to show", _font(13), _PALE, width - 2 * _MARGIN)
+        write_line(draw, (_MARGIN, top), "no results to show", font(13), _PALE, width - 2 * _MARGIN)
     for column, name in enumerate(_COLUMNS if rows else ()):
-        _text(draw, (_left(column), top - 22), name, _font(13), _PALE, SIDE)
+        write_line(draw, (_left(column), top - 22), name, font(13), _PALE, SIDE)
     for (row, pictures), row_height in zip(rows, heights, strict=True):
         for column, name in enumerate(_COLUMNS):
             _picture(sheet, draw, (_left(column), top), getattr(pictures, name), pictures, row_height)
         top += row_height
-        _text(draw, (_MARGIN, top + 4), row.key, _font(13, bold=True), _INK, width - 2 * _MARGIN)
-        _text(draw, (_MARGIN, top + 21), caption(row), _font(12), _PALE, width - 2 * _MARGIN)
+        write_line(draw, (_MARGIN, top + 4), row.key, font(13, bold=True), _INK, width - 2 * _MARGIN)
+        write_line(draw, (_MARGIN, top + 21), caption(row), font(12), _PALE, width - 2 * _MARGIN)
         top += _CAPTION + _GAP
     out = io.BytesIO()
     sheet.save(out, "PNG", optimize=True)
@@ -77,10 +77,10 @@ def _picture(
         return
     left, top = place
     draw.rectangle((left, top, left + SIDE - 1, top + height - 1), fill=_BLANK)
-    _text(draw, (left + 10, top + height // 2 - 8), pictures.note or "none", _font(12), _PALE, SIDE - 20)
+    write_line(draw, (left + 10, top + height // 2 - 8), pictures.note or "none", font(12), _PALE, SIDE - 20)
 
 
-def _text(
+def write_line(
     draw: ImageDraw, place: tuple[int, int], text: str, font: FreeTypeFont, fill: tuple[int, int, int], width: int
 ) -> None:
     """One line, cut with an ellipsis where it is too wide; what can't be printed is shown escaped."""
@@ -93,5 +93,5 @@ def _text(
 
 
 @cache
-def _font(size: int, *, bold: bool = False) -> FreeTypeFont:
+def font(size: int, *, bold: bool = False) -> FreeTypeFont:
     return truetype(findfont("DejaVu Sans:bold" if bold else "DejaVu Sans"), size)
