@@ -42,7 +42,7 @@ It runs on the GPU if there is one (in bfloat16: --model.dtype=float32 measures 
 
 exit codes:
   0  the tables are printed; bad samples are named below them
-  2  nothing was measured: the configuration is wrong, or no image can be read
+  2  nothing was measured (the configuration is wrong, or no image can be read), or the picture can't be written
   130  interrupted (Ctrl-C)
 """
 _COLUMNS = ("original", "reconstruction", "hole", "with image and mask", "its error, x 8")
@@ -85,7 +85,10 @@ def main(arguments: Sequence[str]) -> int:
     print(tables(evaluation))
     print(f"{evaluation.samples} samples in {time.monotonic() - started:.1f} s on {model.device}", file=sys.stderr)
     if flag.picture is not None:
-        filesystem.replace(flag.picture, _picture(name, evaluation))
+        try:
+            filesystem.replace(flag.picture, _picture(name, evaluation))
+        except OSError as error:
+            fail(f"--picture: {filesystem.redact_text(str(error))}")
         print(f"picture  {flag.picture}", file=sys.stderr)
     return 0
 

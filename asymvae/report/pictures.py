@@ -119,12 +119,12 @@ def _show(sample: Sample, job: Mapping[str, Any], side: int) -> tuple[Thumbnail 
         return picture, None, mask.message
     grown = settings.get("mask", {})
     blend = blend_mask(mask, dilate=grown.get("dilate", 0), feather=grown.get("feather", 0))
-    return picture, tinted(picture, _reduce((blend * 255).astype(np.uint8), side).astype(np.float32) / 255), ""
+    return picture, tinted(picture, _reduce((blend * 255).astype(np.uint8), side) / 255), ""
 
 
-def tinted(picture: Thumbnail, hole: NDArray[np.float32]) -> Thumbnail:
+def tinted(picture: Thumbnail, hole: NDArray[np.floating[Any]]) -> Thumbnail:
     """The picture with its hole, (h, w) in [0, 1], in a colour that lets through what was there."""
-    weight = hole[..., None] * np.float32(_TINTED)
+    weight = (hole[..., None] * _TINTED).astype(np.float32)
     return np.asarray((picture * (1 - weight) + _TINT * weight).round(), np.uint8)
 
 

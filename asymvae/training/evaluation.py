@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -53,12 +54,16 @@ def load_model(job: EvaluateJob) -> AsymmetricAutoencoderKL:
 
 
 def load_transform(job: EvaluateJob, factor: int) -> BlockTransform | None:
-    """The linear transform to compare with, or None. Raises ValueError where its blocks aren't the model's."""
+    """The linear transform to compare with, or None. Raises ValueError where it is none, or its blocks aren't the
+    model's."""
     beside = Path(job.model.path, job.model.subfolder or "", FILE)
     if job.block_transform is None and not beside.is_file():
         return None
     file = job.block_transform or str(beside)
-    transform = BlockTransform.load(file)
+    try:
+        transform = BlockTransform.load(file)
+    except (SafetensorError, TypeError) as error:
+        raise ValueError(f"{file} holds no block transform: {error}") from error
     if transform.factor != factor:
         raise ValueError(f"{file} is of {transform.factor} px blocks, the model's factor is {factor}: leave it out")
     return transform
