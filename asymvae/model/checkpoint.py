@@ -14,7 +14,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,17 +69,17 @@ class Checkpoint:
         # no credentials, no signature of a signed URL
         return re.sub(r"://[^/@]*@", "://", self._path).split("?")[0]
 
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self, *, also: Collection[str] = ()) -> dict[str, Any]:
         """The fields of ``config.json``, diffusers' own underscored ones included.
 
-        Raises FileNotFoundError without one, CheckpointError where it describes another class.
+        Raises FileNotFoundError without one, CheckpointError where it describes another class, ``also`` apart.
         """
         file = self._find(CONFIG_FILE)
         if file is None:
             raise self._not_found(CONFIG_FILE)
         config: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
         name = config.get("_class_name", CLASS_NAME)
-        if name != CLASS_NAME:
+        if name != CLASS_NAME and name not in also:
             raise CheckpointError(f"{self} holds a {name}, not an {CLASS_NAME}")
         return config
 

@@ -27,13 +27,19 @@ _BOX_SIDE: Final = (30, 150)
 _BOX_MARGIN: Final = 10
 
 
-def training_mask(rng: np.random.Generator, height: int, width: int, *, full: float = 0.5) -> NDArray[np.bool_]:
-    """(height, width), True = hole. All hole with probability ``full``, else a :func:`random_hole`.
+def training_mask(
+    rng: np.random.Generator, height: int, width: int, *, full: float = 0.5, empty: float = 0.0
+) -> NDArray[np.bool_]:
+    """(height, width), True = hole. All hole with probability ``full``, none with ``empty``, else a
+    :func:`random_hole`.
 
     All hole is what teaches the decoder to work from the latent alone, as it must when it is given no image.
     """
-    if rng.random() < full:
+    kind = rng.random()
+    if kind < full:
         return np.ones((height, width), np.bool_)
+    if kind < full + empty:
+        return np.zeros((height, width), np.bool_)
     return random_hole(rng, height, width)
 
 

@@ -1,0 +1,115 @@
+"""python -m jobs.train: train an asymmetric VAE, or its decoder over an encoder that is there."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from asymvae.storage.filesystem import join, redact, redact_text
+from asymvae.training.config import TrainJob
+from asymvae.training.loop import DivergedError
+from asymvae.training.train import Training
+from jobs.arguments import fail, parse
+
+_DESCRIPTION = """\
+Train an asymmetric VAE on the images of input.urls, by the paper's recipe (arXiv 2306.04632), in two stages.
+
+  autoencoder  encoder and decoder learn to reconstruct (mean absolute error and a small KL divergence). Left out
+               where network.encoder names a checkpoint, such as Stable Diffusion's VAE, whose encoder is kept.
+  decoder      the encoder is frozen; the asymmetric decoder learns to keep the known pixels that it is given:
+               half of its masks are all hole, the others strokes and boxes. LPIPS and a PatchGAN join in where
+               decoder.lpips_weights and decoder.adversarial_from are set.
+
+Shards are as for jobs.inpaint; masks are drawn, not read. Below output.url: checkpoint/ (the result, which diffusers
+loads too), autoencoder/ (of the first stage), losses/*.parquet (a row a step), pictures/*.jpg (crops as they went in
+and came out), state/ (what the same command goes on from after an interruption or a crash).
+"""
+_EPILOG = """\
+examples:
+  python -m jobs.train --config configs/train-demo.yaml       a small one in two hours on two cores
+  python -m jobs.train --config configs/train-x-1-5.yaml      the paper's decoder over Stable Diffusion's encoder
+  python -m jobs.evaluate --config configs/evaluate-demo.yaml --model.path=out/train-demo/checkpoint
+
+exit codes:
+  0  the checkpoint is written
+  1  training diverged; the last state is kept
+  2  the configuration is wrong; nothing was trained
+  130  interrupted (Ctrl-C); the same command goes on from the last state
+"""
+_LINE_EVERY_S = 10.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    flags = argparse.ArgumentParser(
+        prog="python -m jobs.train",
+        usage="%(prog)s --config FILE [--name.of.setting=value ...]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    job, _ = parse(TrainJob, flags, arguments)
+    out = redact(job.output.url)
+    try:
+        with _Progress() as progress:
+            result = Training(job).run(progress.tell)
+    except DivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (OSError, ValueError, ImportError) as error:
+        fail(redact_text(str(error)))
+    except KeyboardInterrupt:
+        print("interrupted: the last state is kept, and the same command goes on from there", file=sys.stderr)
+        return 128 + signal.SIGINT
+    if result.skipped:
+        left_out = ", ".join(f"{code} {count}" for code, count in sorted(result.skipped.items()))
+        print(f"images left out, over all epochs: {left_out}", file=sys.stderr)
+    print(f"checkpoint  {redact(result.checkpoint)}, scaling_factor {result.scaling_factor:.5f}")
+    print(f"losses      {join(out, 'losses')}/*.parquet")
+    print(f"pictures    {join(out, 'pictures')}/*.jpg")
+    return 0
+
+
+class _Progress:
+    """A bar a stage on a terminal; elsewhere a line every ten seconds."""
+
+    def __enter__(self) -> _Progress:
+        self.bar: tqdm[None] | None = None
+        self.stage, self.shown = "", 0.0
+        self.losses: dict[str, float] = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def tell(self, stage: str, step: int, steps: int, losses: dict[str, float]) -> None:
+        if stage != self.stage:
+            if self.bar is not None:
+                self.bar.close()
+            self.bar = tqdm(desc=stage, total=steps, initial=step - 1, unit="step", disable=None, dynamic_ncols=True)
+            self.stage, self.first, self.began = stage, step, time.monotonic()
+        assert self.bar is not None
+        self.bar.update()
+        self.losses = losses or self.losses
+        if losses:
+            self.bar.set_postfix_str(self._said())
+        if self.bar.disable and (time.monotonic() - self.shown >= _LINE_EVERY_S or step == steps):
+            self.shown = time.monotonic()
+            left = (self.shown - self.began) / max(step - self.first, 1) * (steps - step) / 60
+            print(
+                f"{stage}: step {step} of {steps}, {self._said()}, about {left:.0f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _said(self) -> str:
+        return ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
