@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from tqdm import tqdm
 
@@ -78,7 +79,7 @@ class _Progress:
     """A bar a stage on a terminal; elsewhere a line every ten seconds."""
 
     def __enter__(self) -> _Progress:
-        self.bar: tqdm[None] | None = None
+        self.bar: tqdm[Any] | None = None
         self.stage, self.shown = "", 0.0
         self.losses: dict[str, float] = {}
         return self

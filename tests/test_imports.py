@@ -23,8 +23,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inpaint": {"model", "batch", "faults"},
     "stages": {"inpaint", "model", "media", "batch", "config", "faults", "fingerprint"},
     "pipeline": {"stages", "inpaint", "model", "media", "storage", "batch", "config", "faults", "fingerprint"},
+    "training": {"stages", "inpaint", "model", "media", "storage", "batch", "config", "faults", "fingerprint"},
     "report": {"media", "storage", "faults"},
-    "jobs": {"pipeline", "report", "storage", "config", "faults"},
+    "jobs": {"pipeline", "training", "report", "storage", "config", "faults"},
 }
 IMPORT_RAY = {
     "asymvae/pipeline/worker.py",

@@ -37,7 +37,7 @@ class Adversary:
         real, decoded = self._pair
         loss = hinge_loss(self.discriminator(real), self.discriminator(decoded))
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         return {"discriminator": loss.detach()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -54,7 +54,9 @@ class Crops:
         self.batch_size, self.seed = batch_size, seed
         self.skipped: Counter[str] = Counter()  # images that gave no crop, by why; every epoch counts them again
 
-    def batches(self, start: Position = Position(), *, threads: int = 1) -> Iterator[tuple[Pixels, Position]]:
+    def batches(
+        self, start: Position = Position(), *, threads: int = 1
+    ) -> Generator[tuple[Pixels, Position], None, None]:
         """From ``start`` on, for ever; ``threads`` decode. Raises NoImagesError where a whole epoch gives no batch."""
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as ahead:
             stream = self._stream(start, pool)

@@ -12,11 +12,12 @@ Three exact identities carry a linear map through layers that are not linear:
 
 from __future__ import annotations
 
+import itertools
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
-from asymvae.model.blocks import GroupNorm
 from asymvae.training.linear import BlockTransform
 
 # The constant channels' K, beside latents of deviation 1 and pixels in [-1, 1]: large enough that their share of the
@@ -34,7 +35,8 @@ def start_linear(model: AsymmetricAutoencoderKL, transform: BlockTransform) -> N
     check_widths(model)
     _start_encoder(model, transform)
     _start_decoder(model, transform)
-    start_condition(model)
+    # the condition branch's first layer hands the known pixels to the output layers as they are
+    _lay_out(model, "decoder.condition_encoder.layers.0")
 
 
 def check_widths(model: AsymmetricAutoencoderKL) -> None:
@@ -56,129 +58,110 @@ def check_widths(model: AsymmetricAutoencoderKL) -> None:
 
 
 def _start_encoder(model: AsymmetricAutoencoderKL, transform: BlockTransform) -> None:
-    encoder, k = model.encoder, model.config.latent_channels
-    half, quarter, eighth = (block.downsamplers[0].conv for block in list(encoder.down_blocks)[:3])
-    # rows are over (colour, y, x) of the 8x8 block
-    rows = (transform.components / transform.scale[:, None]).view(k, 3, 8, 8)
-    offset = (transform.components / transform.scale[:, None]) @ transform.mean
-    _identity(encoder.conv_in, 3)
-    for block in encoder.down_blocks:
-        _carry(block, max(12, 4 * k))
-    # to half the size: the 12 values of 2x2 pixels, channel 4c + 2y + x
-    half.weight[:12] = 0
-    half.bias[:12] = 0
-    for c in range(3):
-        for y in range(2):
-            for x in range(2):
-                half.weight[4 * c + 2 * y + x, c, y, x] = 1
-    # to a quarter: what each quadrant of a block adds to each coefficient, channel 4k' + 2Y + X
-    quarter.weight[: 4 * k] = 0
-    quarter.bias[: 4 * k] = 0
-    for n in range(k):
-        for top in range(2):
-            for left in range(2):
-                part = rows[n, :, 4 * top : 4 * top + 4, 4 * left : 4 * left + 4]  # (3, 4, 4) = (c, 2i + y, 2j + x)
-                part = part.view(3, 2, 2, 2, 2).permute(0, 2, 4, 1, 3)  # (c, y, x, i, j)
-                quarter.weight[4 * n + 2 * top + left, :12, :2, :2] = part.reshape(12, 2, 2)
+    k, size = model.config.latent_channels, model.config.down_block_out_channels[3] // model.config.norm_num_groups
+    _identity(model, "encoder.conv_in", 3)
+    for level in range(4):
+        _carry(model, f"encoder.down_blocks.{level}", max(12, 4 * k))
+    # to half the size: the 12 values of 2x2 pixels, channel 4 colour + 2 y + x
+    weight, _ = _cleared(model, "encoder.down_blocks.0.downsamplers.0.conv", 12)
+    for c, y, x in itertools.product(range(3), range(2), range(2)):
+        weight[4 * c + 2 * y + x, c, y, x] = 1
+    # to a quarter: what each quadrant of a block adds to each coefficient, channel 4 coefficient + 2 top + left
+    rows = transform.components / transform.scale[:, None]  # over (colour, y, x) of 8x8 pixels
+    quadrants = rows.view(k, 3, 2, 2, 2, 2, 2, 2)  # (k, colour, top, i, y, left, j, x)
+    quadrants = quadrants.permute(0, 2, 5, 1, 4, 7, 3, 6).reshape(4 * k, 12, 2, 2)
+    weight, _ = _cleared(model, "encoder.down_blocks.1.downsamplers.0.conv", 4 * k)
+    weight[: 4 * k, :12, :2, :2] = quadrants
     # to an eighth: their sum, as a pair, and the two constants
-    eighth.weight[: 2 * k + 2] = 0
-    eighth.bias[: 2 * k + 2] = 0
+    weight, bias = _cleared(model, "encoder.down_blocks.2.downsamplers.0.conv", 2 * k + 2)
+    for n, top, left in itertools.product(range(k), range(2), range(2)):
+        weight[n, 4 * n + 2 * top + left, top, left] = 1
+        weight[k + n, 4 * n + 2 * top + left, top, left] = -1
+    offset = rows @ transform.mean
+    bias[: 2 * k + 2] = torch.cat([-offset, offset, torch.tensor([_K_LATENT, -_K_LATENT])])
+    # the channels beside them share the group; small, they leave its deviation to the constants
+    weight[2 * k + 2 : size] *= 0.1
+    _silence_attention(model, "encoder")
+    _pass_pairs(model, "encoder", list(range(2 * k)), [2 * k, 2 * k + 1], _K_LATENT * (2 / size) ** 0.5)
+    weight, _ = _cleared(model, "encoder.conv_out", k)
     for n in range(k):
-        for top in range(2):
-            for left in range(2):
-                eighth.weight[n, 4 * n + 2 * top + left, top, left] = 1
-                eighth.weight[k + n, 4 * n + 2 * top + left, top, left] = -1
-        eighth.bias[n], eighth.bias[k + n] = -offset[n], offset[n]
-    eighth.bias[2 * k], eighth.bias[2 * k + 1] = _K_LATENT, -_K_LATENT
-    _silence_middle(encoder.mid_block)
-    # the channels beside the pairs share the first group; small, they leave its deviation to the constants
-    size = model.config.down_block_out_channels[3] // model.config.norm_num_groups
-    eighth.weight[2 * k + 2 : size] *= 0.1
-    _pass_pairs(encoder.conv_norm_out, range(2 * k), range(2 * k, 2 * k + 2), _K_LATENT * (2 / size) ** 0.5)
-    encoder.conv_out.weight[:k] = 0
-    encoder.conv_out.bias[:k] = 0
-    for n in range(k):
-        encoder.conv_out.weight[n, n, 1, 1], encoder.conv_out.weight[n, k + n, 1, 1] = 1, -1
-    model.quant_conv.weight[:k] = 0
-    model.quant_conv.weight[range(k), range(k)] = 1
-    model.quant_conv.bias[:k] = 0
+        weight[n, n, 1, 1], weight[n, k + n, 1, 1] = 1, -1
+    _identity(model, "quant_conv", k)
 
 
 def _start_decoder(model: AsymmetricAutoencoderKL, transform: BlockTransform) -> None:
-    decoder, k = model.decoder, model.config.latent_channels
-    _identity(model.post_quant_conv, k)
+    k, size = model.config.latent_channels, _group(model)
+    _identity(model, "post_quant_conv", k)
     # block means of R, G, B, from the coefficients
-    means = (transform.components * transform.scale[:, None]).view(k, 3, -1).mean(2).T
-    decoder.conv_in.weight[:3] = 0
-    decoder.conv_in.weight[:3, :, 1, 1] = means
-    decoder.conv_in.bias[:3] = transform.mean.view(3, -1).mean(1)
-    _silence_middle(decoder.mid_block)
+    weight, bias = _cleared(model, "decoder.conv_in", 3)
+    weight[:3, :, 1, 1] = (transform.components * transform.scale[:, None]).view(k, 3, -1).mean(2).T
+    bias[:3] = transform.mean.view(3, -1).mean(1)
+    _silence_attention(model, "decoder")
     kernel = torch.tensor([0.25, 0.5, 0.25])  # after nearest: linear interpolation between the centres
-    for block in list(decoder.up_blocks)[:-1]:
-        _carry(block, 3)
-        conv = block.upsamplers[0].conv
-        conv.weight[:3] = 0
-        conv.bias[:3] = 0
+    for level in range(3):
+        _carry(model, f"decoder.up_blocks.{level}", 3)
+        weight, _ = _cleared(model, f"decoder.up_blocks.{level}.upsamplers.0.conv", 3)
         for c in range(3):
-            conv.weight[c, c] = torch.outer(kernel, kernel)
-    shortcut = decoder.up_blocks[-1].resnets[0].conv_shortcut
-    _lay_out(shortcut, model)
-    pairs, constants, size = _layout(model)
-    _pass_pairs(decoder.conv_norm_out, pairs, constants, _K_PIXEL * (2 / size) ** 0.5)
-    decoder.conv_out.weight.zero_()
-    decoder.conv_out.bias.zero_()
-    for c in range(3):
-        decoder.conv_out.weight[c, c * size, 1, 1], decoder.conv_out.weight[c, c * size + 1, 1, 1] = 1, -1
-
-
-@torch.no_grad()
-def start_condition(model: AsymmetricAutoencoderKL) -> None:
-    """The condition branch's first layer hands the known pixels to the output layers as they are."""
-    _lay_out(model.decoder.condition_encoder.layers[0], model)
-
-
-def _layout(model: AsymmetricAutoencoderKL) -> tuple[list[int], list[int], int]:
-    """Of the decoder's last features: channels of the pairs +R -R +G -G +B -B, of the constants, and a group's size."""
-    size = model.config.up_block_out_channels[0] // model.config.norm_num_groups
+            weight[c, c] = torch.outer(kernel, kernel)
+    _lay_out(model, "decoder.up_blocks.3.resnets.0.conv_shortcut")
     pairs = [c * size + i for c in range(3) for i in range(2)]
-    return pairs, [channel + 2 for channel in pairs], size
-
-
-def _lay_out(conv: nn.Conv2d, model: AsymmetricAutoencoderKL) -> None:
-    """Three channels in, R G B; out the pairs and constants, one colour a group."""
-    _, _, size = _layout(model)
-    assert conv.bias is not None
-    middle = conv.kernel_size[0] // 2
+    _pass_pairs(model, "decoder", pairs, [channel + 2 for channel in pairs], _K_PIXEL * (2 / size) ** 0.5)
+    weight, _ = _cleared(model, "decoder.conv_out", 3)
     for c in range(3):
-        group = slice(c * size, c * size + 4)
-        conv.weight[group] = 0
-        conv.weight[c * size, c, middle, middle], conv.weight[c * size + 1, c, middle, middle] = 1, -1
-        conv.bias[group] = torch.tensor([0, 0, _K_PIXEL, -_K_PIXEL])
-        conv.weight[c * size + 4 : (c + 1) * size] *= 0.1
+        weight[c, c * size, 1, 1], weight[c, c * size + 1, 1, 1] = 1, -1
 
 
-def _pass_pairs(norm: GroupNorm, pairs: range | list[int], constants: range | list[int], deviation: float) -> None:
-    norm.weight[list(pairs)] = deviation
-    norm.weight[list(constants)] = 0  # or their large values would shake the output with every step
+def _lay_out(model: AsymmetricAutoencoderKL, name: str) -> None:
+    """R, G, B in; out the decoder's last features: in each of the first three groups +x, -x, +K, -K of a colour."""
+    size = _group(model)
+    weight, bias = _conv(model, name)
+    middle = weight.shape[-1] // 2
+    for c in range(3):
+        first = c * size
+        weight[first : first + 4] = 0
+        weight[first, c, middle, middle], weight[first + 1, c, middle, middle] = 1, -1
+        bias[first : first + 4] = torch.tensor([0, 0, _K_PIXEL, -_K_PIXEL])
+        weight[first + 4 : first + size] *= 0.1
 
 
-def _carry(block: nn.Module, channels: int) -> None:
-    """The first ``channels`` pass a block's shortcuts unchanged."""
-    for resnet in block.resnets:
-        if resnet.conv_shortcut is not None:
-            _identity(resnet.conv_shortcut, min(channels, *resnet.conv_shortcut.weight.shape[:2]))
+def _group(model: AsymmetricAutoencoderKL) -> int:
+    """Channels of a group of the decoder's last normalisation."""
+    return model.config.up_block_out_channels[0] // model.config.norm_num_groups
 
 
-def _identity(conv: nn.Conv2d, channels: int) -> None:
-    middle = conv.kernel_size[0] // 2
-    conv.weight[:channels] = 0
-    conv.weight[range(channels), range(channels), middle, middle] = 1
-    assert conv.bias is not None
-    conv.bias[:channels] = 0
+def _pass_pairs(
+    model: AsymmetricAutoencoderKL, side: str, pairs: list[int], constants: list[int], deviation: float
+) -> None:
+    weight = model.get_parameter(f"{side}.conv_norm_out.weight")
+    weight[pairs] = deviation
+    weight[constants] = 0  # or their large values would shake the output with every step
 
 
-def _silence_middle(middle: nn.Module) -> None:
-    """Its resnets add nothing already; nor shall its attention."""
-    out: Tensor = middle.attentions[0].to_out[0].weight
-    out.zero_()
-    middle.attentions[0].to_out[0].bias.zero_()
+def _carry(model: AsymmetricAutoencoderKL, block: str, channels: int) -> None:
+    """The first ``channels`` pass a block's shortcut, if it has one, unchanged."""
+    name = f"{block}.resnets.0.conv_shortcut"
+    if f"{name}.weight" in dict(model.named_parameters()):
+        _identity(model, name, min(channels, *_conv(model, name)[0].shape[:2]))
+
+
+def _silence_attention(model: AsymmetricAutoencoderKL, side: str) -> None:
+    """As the resnets beside it, which add nothing already."""
+    for tensor in _conv(model, f"{side}.mid_block.attentions.0.to_out.0"):
+        tensor.zero_()
+
+
+def _identity(model: AsymmetricAutoencoderKL, name: str, channels: int) -> None:
+    weight, _ = _cleared(model, name, channels)
+    middle = weight.shape[-1] // 2
+    weight[range(channels), range(channels), middle, middle] = 1
+
+
+def _cleared(model: AsymmetricAutoencoderKL, name: str, channels: int) -> tuple[Tensor, Tensor]:
+    weight, bias = _conv(model, name)
+    weight[:channels] = 0
+    bias[:channels] = 0
+    return weight, bias
+
+
+def _conv(model: AsymmetricAutoencoderKL, name: str) -> tuple[Tensor, Tensor]:
+    return model.get_parameter(f"{name}.weight"), model.get_parameter(f"{name}.bias")

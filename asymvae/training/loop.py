@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -60,20 +61,15 @@ class StageRun:
     def run(self, progress: Progress) -> AsymmetricAutoencoderKL:
         """All steps that are left; the averaged model. Raises DivergedError, and NoImagesError of the crops."""
         job = self.job
-        if self.step < self.steps:
-            batches = self.crops.batches(self.position, threads=job.run.threads)
-            try:
-                for pixels, position in batches:
-                    started = time.perf_counter()
-                    losses = self._step(normalised(torch.from_numpy(pixels).to(self.stage.model.device)))
-                    self.step, self.position = self.step + 1, position
-                    self._note(losses, time.perf_counter() - started, progress)
-                    if self.step % job.run.save_every == 0 or self.step == self.steps:
-                        self._save()
-                    if self.step == self.steps:
-                        break
-            finally:
-                batches.close()
+        with contextlib.closing(self.crops.batches(self.position, threads=job.run.threads)) as batches:
+            while self.step < self.steps:
+                started = time.perf_counter()
+                pixels, position = next(batches)
+                losses = self._step(normalised(torch.from_numpy(pixels).to(self.stage.model.device)))
+                self.step, self.position = self.step + 1, position
+                self._note(losses, time.perf_counter() - started, progress)
+                if self.step % job.run.save_every == 0 or self.step == self.steps:
+                    self._save()
         averaged = self.average.module
         assert isinstance(averaged, AsymmetricAutoencoderKL)
         return averaged if job.average else self.stage.model

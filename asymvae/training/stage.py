@@ -49,7 +49,8 @@ class Stage(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What :meth:`state_dict` gave."""
+        """Take back what :meth:`state_dict` gave."""
+        assert not state, f"stage {self.name} keeps no state of its own"
 
 
 class AutoencoderStage(Stage):

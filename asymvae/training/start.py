@@ -66,7 +66,7 @@ def _read_encoder(path: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         fields = source.read_config(also=("AutoencoderKL",))
         state = source.read_weights(variant=None)
     plain = fields.get("_class_name") == "AutoencoderKL"
-    encoder = {
+    encoder: dict[str, Any] = {
         "down_block_out_channels": tuple(fields["block_out_channels" if plain else "down_block_out_channels"]),
         "layers_per_down_block": fields["layers_per_block" if plain else "layers_per_down_block"],
         "scaling_factor": fields.get("scaling_factor", 0.18215),
