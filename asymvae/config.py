@@ -170,8 +170,8 @@ class RaySettings(Section):
     )
 
 
-class InpaintJob(BaseSettings):
-    """Fill the holes of every image of the shards, and write results, metrics and errors as Parquet."""
+class JobSettings(BaseSettings):
+    """Where every job's settings come from."""
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -180,6 +180,22 @@ class InpaintJob(BaseSettings):
         env_nested_delimiter="__",
         nested_model_default_partial_update=True,
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The YAML file comes in as the constructor's arguments, and the environment overrides it.
+        return env_settings, init_settings
+
+
+class InpaintJob(JobSettings):
+    """Fill the holes of every image of the shards, and write results, metrics and errors as Parquet."""
 
     input: InputSettings
     output: OutputSettings
@@ -201,18 +217,6 @@ class InpaintJob(BaseSettings):
         ge=0,
         le=1,
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The YAML file comes in as the constructor's arguments, and the environment overrides it.
-        return env_settings, init_settings
 
     @model_validator(mode="after")
     def _consistent(self) -> InpaintJob:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from asymvae.config import InputSettings, Names, Section, Urls, setting
+from asymvae.config import InputSettings, JobSettings, Names, Section, Urls, setting
 
 _IMAGES = InputSettings.model_fields
 
@@ -119,16 +118,8 @@ class RunSettings(Section):
     save_every: int = setting(500, "steps between two states; what a crash can lose", "no", ge=1)
 
 
-class TrainJob(BaseSettings):
+class TrainJob(JobSettings):
     """Train an asymmetric VAE, or its decoder over an encoder that is there, and write a diffusers checkpoint."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        env_prefix="ASYMVAE_",
-        env_nested_delimiter="__",
-        nested_model_default_partial_update=True,
-    )
 
     input: TrainInput
     output: TrainOutput
@@ -142,18 +133,6 @@ class TrainJob(BaseSettings):
     )
     run: RunSettings = RunSettings()
     seed: int = setting(0, "of weights, crops, masks and noise", "yes", ge=0)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The YAML file comes in as the constructor's arguments, and the environment overrides it.
-        return env_settings, init_settings
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainJob:

@@ -6,9 +6,9 @@ import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import NoDecode
 
-from asymvae.config import InputSettings, MaskSettings, ModelSettings, setting
+from asymvae.config import InputSettings, JobSettings, MaskSettings, ModelSettings, setting
 
 
 def _sizes(value: Any) -> Any:
@@ -19,16 +19,8 @@ def _sizes(value: Any) -> Any:
 Sizes = Annotated[tuple[Annotated[int, Field(ge=8)], ...], NoDecode, BeforeValidator(_sizes), Field(min_length=1)]
 
 
-class EvaluateJob(BaseSettings):
+class EvaluateJob(JobSettings):
     """Measure a checkpoint on images that it was not trained on."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        env_prefix="ASYMVAE_",
-        env_nested_delimiter="__",
-        nested_model_default_partial_update=True,
-    )
 
     input: InputSettings
     model: ModelSettings = ModelSettings()
@@ -43,15 +35,3 @@ class EvaluateJob(BaseSettings):
         "file of the linear transform to compare with; by default the one in the checkpoint's folder, if any",
         "yes",
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The YAML file comes in as the constructor's arguments, and the environment overrides it.
-        return env_settings, init_settings
