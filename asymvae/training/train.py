@@ -77,6 +77,7 @@ class Training:
         lpips = LPIPS.load(*settings.lpips_weights).to(self.device) if settings.lpips_weights else None
         adversary = None
         if settings.adversarial_from is not None:
+            torch.manual_seed(self.job.seed)  # its weights are drawn here, in a resumed run as well
             adversary = Adversary(settings.learning_rate, self.device)
         stage = DecoderStage(model.to(self.device), settings, lpips, adversary)
         return self._run(stage, settings.steps, settings.batch_size, settings.learning_rate, progress)
