@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -42,21 +43,26 @@ class Training:
         self.job = job
         self.folder = RunFolder(job.output.url)
         self.shards: list[Shard] = list_shards(job.input.urls, root=input_root(job.input.urls), format=job.input.format)
-        cuda = job.run.device == "cuda" or (job.run.device == "auto" and torch.cuda.is_available())
+        if job.run.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("run.device is cuda, and torch finds none here: set run.device=cpu, or auto")
+        cuda = job.run.device != "cpu" and torch.cuda.is_available()
         self.device = torch.device("cuda" if cuda else "cpu")
-        self.skipped: dict[str, int] = {}
+        self.skipped: Counter[str] = Counter()
 
     def run(self, progress: Progress) -> TrainResult:
         """Raises what is wrong with the settings as ValueError or FileNotFoundError, before the first step."""
         torch.set_num_threads(self.job.run.threads)
+        # before hours are spent on the first stage: a misspelt file is a wrong setting
+        weights = self.job.decoder.lpips_weights
+        lpips = LPIPS.load(*weights).to(self.device) if weights else None
         self.folder.open(self.job)
         if self.job.autoencoder.steps and not self.folder.has_checkpoint(AUTOENCODER):
             self._train_autoencoder(progress)
-        model = self._train_decoder(progress)
+        model = self._train_decoder(lpips, progress)
         checkpoint = self.folder.write_checkpoint(CHECKPOINT, model.to(getattr(torch, self.job.output.dtype)))
         if (transform := self.folder.read_transform()) is not None:
             self.folder.write_transform(transform, CHECKPOINT)
-        return TrainResult(checkpoint, model.config.scaling_factor, self.skipped)
+        return TrainResult(checkpoint, model.config.scaling_factor, dict(self.skipped))
 
     def _train_autoencoder(self, progress: Progress) -> None:
         settings = self.job.autoencoder
@@ -68,15 +74,16 @@ class Training:
         model.config = dataclasses.replace(model.config, scaling_factor=1 / self._latent_std(model))
         self.folder.write_checkpoint(AUTOENCODER, model)
 
-    def _train_decoder(self, progress: Progress) -> AsymmetricAutoencoderKL:
+    def _train_decoder(self, lpips: LPIPS | None, progress: Progress) -> AsymmetricAutoencoderKL:
         settings = self.job.decoder
         if self.job.autoencoder.steps:
             model = self.folder.load_checkpoint(AUTOENCODER)
         else:
             model = new_model(self.job.network, self.job.seed)
-        lpips = LPIPS.load(*settings.lpips_weights).to(self.device) if settings.lpips_weights else None
         adversary = None
         if settings.adversarial_from is not None:
+            # whether the first stage came before in this process or not
+            torch.manual_seed(self.job.seed)
             torch.manual_seed(self.job.seed)  # its weights are drawn here, in a resumed run as well
             adversary = Adversary(settings.learning_rate, self.device)
         stage = DecoderStage(model.to(self.device), settings, lpips, adversary)
