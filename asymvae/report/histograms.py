@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import matplotlib
 import numpy as np
@@ -17,21 +17,8 @@ from numpy.typing import NDArray
 
 from asymvae.report.digest import ShardRecord
 from asymvae.report.metrics import Summary
+from asymvae.report.style import BAR, MARK, STYLE, bare
 
-_INK, _GRID, _BAR, _MARK = "#5b6472", "#e6e9ee", "#7aa2d6", "#c2410c"
-_STYLE: Final[Any] = {
-    "svg.hashsalt": "asymvae",  # the same numbers give the same file
-    "font.family": "DejaVu Sans",  # comes with matplotlib
-    "font.size": 8,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
-    "axes.linewidth": 0.8,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "text.color": _INK,
-}
 _MOST_BARS: Final = 40
 _STEPS: Final = 120  # of the throughput's time axis
 _PAUSE_S: Final = 600.0  # no shard at work for longer: the job was not running
@@ -45,10 +32,10 @@ def draw_histogram(summary: Summary) -> bytes | None:
     bars = min(_MOST_BARS, max(8, 3 * int(distribution.count**0.5)))
     edges, counts = distribution.bars(bars)
     median = distribution.quantile(0.5)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes(3.3, 1.75)
-        axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_BAR, edgecolor="white", linewidth=0.5)
-        axes.axvline(np.log10(max(median, 1e-12)) if distribution.log else median, color=_MARK, linewidth=1)
+        axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=BAR, edgecolor="white", linewidth=0.5)
+        axes.axvline(np.log10(max(median, 1e-12)) if distribution.log else median, color=MARK, linewidth=1)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=distribution.whole, steps=[1, 2, 5, 10]))
         if distribution.whole:  # room for whole ticks where there is but one number
             axes.set_xlim(min(edges[0], median - 2), max(edges[-1], median + 2))
@@ -77,11 +64,11 @@ def draw_throughput(shards: Sequence[ShardRecord]) -> bytes | None:
     unit, name = (3600.0, "hours") if total > 7200 else (60.0, "minutes") if total > 120 else (1.0, "seconds")
     times = np.linspace(0, total, _STEPS + 1)
     done = np.array([float((samples * np.clip((time - at_work) / seconds, 0, 1)).sum()) for time in times])
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes(9.6, 2.1)
-        axes.stairs(np.diff(done) / np.diff(times), times / unit, fill=True, color=_BAR)
+        axes.stairs(np.diff(done) / np.diff(times), times / unit, fill=True, color=BAR)
         for pause in pauses:
-            axes.axvline((pause.begin - begins.min() - pause.before) / unit, color=_MARK, linewidth=1, linestyle=":")
+            axes.axvline((pause.begin - begins.min() - pause.before) / unit, color=MARK, linewidth=1, linestyle=":")
         axes.set_xlim(0, total / unit)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
@@ -120,9 +107,7 @@ def _axes(width: float, height: float) -> tuple[Figure, matplotlib.axes.Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
+    bare(axes)
     return figure, axes
 
 
