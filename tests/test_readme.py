@@ -18,13 +18,19 @@ from asymvae.inpaint.base import METHODS
 from asymvae.pipeline.executor import LocalExecutor
 from asymvae.pipeline.job import run_job
 from asymvae.storage.schemas import ERRORS, METRICS, RESULTS
+from asymvae.training import folder
+from asymvae.training.config import TrainJob
+from asymvae.training.evaluation_config import EvaluateJob
+from asymvae.training.scores import Evaluation, Preservation, Reconstruction, tables
 from jobs.arguments import setting_names
 from tests.tiny import job, tiny_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
-SETTINGS = set(setting_names(InpaintJob))
+CARD = (ROOT / "configs/demo-checkpoint/README.md").read_text()
+TRAINING = set(setting_names(TrainJob))
+SETTINGS = {*setting_names(InpaintJob), *TRAINING, *setting_names(EvaluateJob)}
 SECTIONS = {name.partition(".")[0] for name in SETTINGS if "." in name}
 
 
@@ -79,6 +85,7 @@ def test_every_setting_that_is_named_exists(page: str) -> None:
         if "__" in variable
     }
     named = {name for name in named if not name.endswith((".png", ".jpg"))}  # fields of a tar
+    named.discard("run.stages")  # of a commit
     assert named <= SETTINGS, named - SETTINGS
     if page == "README.md":
         assert len(named) > 15
@@ -86,8 +93,51 @@ def test_every_setting_that_is_named_exists(page: str) -> None:
 
 def test_the_yaml_is_a_job() -> None:
     for block in blocks("yaml"):
-        InpaintJob(**yaml.safe_load(block))
+        settings = yaml.safe_load(block)
+        (TrainJob if "decoder" in settings else InpaintJob)(**settings)
     assert blocks("yaml")
+
+
+def test_what_is_said_of_training_is_so() -> None:
+    assert set(first_cells(section("Training settings"))) <= TRAINING
+    written = re.findall(r"^OUT/(\S+)", section("What training writes"), flags=re.M)
+    assert {*re.findall(r"^(\S+) {2,}", folder.__doc__ or "", flags=re.M), "losses.png"} == set(written)
+
+
+def test_the_tables_of_an_evaluation_are_headed_as_they_are_printed() -> None:
+    evaluation = Evaluation(8, preservations=[Preservation(256, "a", "none", 1.0, 0.1)])
+    evaluation.reconstructions = [Reconstruction(256, "a", dict.fromkeys(("model", "bilinear", "linear"), 1.0))]
+
+    def heads(text: str) -> list[list[str]]:
+        return [re.split(r" *\| *", line) for line in text.splitlines() if re.match(r"\| *longest side", line)]
+
+    assert heads(section("How good it is")) == heads(tables(evaluation))
+    assert len(heads(tables(evaluation))) == 2
+
+
+def test_every_job_and_configuration_is_listed() -> None:
+    table = section("Architecture").partition("**Jobs.**")[2]
+    jobs = {f"jobs.{path.stem}" for path in (ROOT / "jobs").glob("*.py") if "__main__" in path.read_text()}
+    assert set(first_cells(table)) == jobs
+    listed = set(re.findall(r"\]\((configs/[^)]+)\)", table))
+    assert listed == {f"configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_the_model_card_is_of_the_training_that_is_configured() -> None:
+    run = TrainJob(**yaml.safe_load((ROOT / "configs/train-demo.yaml").read_text()))
+    for stage in (run.autoencoder, run.decoder):
+        assert f"{stage.steps:,} steps of {stage.batch_size} crops" in CARD
+        assert f"AdamW at {stage.learning_rate:g} after {run.warmup_steps} steps" in CARD
+    assert f"{run.crops.size} px crops" in CARD
+    assert "between {} and {} px".format(*run.crops.short_side) in CARD
+    assert f"decay {run.average:g}; autocast to {run.run.precision}; seed {run.seed}" in " ".join(CARD.split())
+    photographs = re.findall(r"^\| `", (ROOT / "configs/photos/SOURCES.md").read_text(), flags=re.M)
+    assert f"{len(photographs)} pictures from" in CARD
+    assert f"{len(photographs)} other photographs" in " ".join(README.split())
+    front = yaml.safe_load(CARD.split("---")[1])
+    assert (front["library_name"], front["license"]) == ("diffusers", "apache-2.0")
+    for link in re.findall(r"\]\(([^)#:]+)\)", CARD):
+        assert (ROOT / "configs/demo-checkpoint" / link).exists(), link
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -99,7 +149,7 @@ def test_every_command_and_file_that_is_named_exists(page: str) -> None:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M), target
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / link).exists(), link
-    for path in re.findall(r"`((?:asymvae|jobs|configs|tests)/[\w/.]+)`", text):
+    for path in re.findall(r"`((?:asymvae|jobs|configs|tests)/[\w/.-]+)`", text):
         assert (ROOT / path).exists(), path
     anchors = {
         re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
