@@ -11,7 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from asymvae.storage.filesystem import join, redact, redact_text
+from asymvae.report.curves import draw_losses
+from asymvae.storage.filesystem import join, redact, redact_text, replace
 from asymvae.training.config import TrainJob
 from asymvae.training.loop import DivergedError
 from asymvae.training.train import Training
@@ -27,8 +28,9 @@ Train an asymmetric VAE on the images of input.urls, by the paper's recipe (arXi
                decoder.lpips_weights and decoder.adversarial_from are set.
 
 Shards are as for jobs.inpaint; masks are drawn, not read. Below output.url: checkpoint/ (the result, which diffusers
-loads too), autoencoder/ (of the first stage), losses/*.parquet (a row a step), pictures/*.jpg (crops as they went in
-and came out), state/ (what the same command goes on from after an interruption or a crash).
+loads too), autoencoder/ (of the first stage), losses/*.parquet (a row a step) and losses.png (their curves),
+pictures/*.jpg (crops as they went in and came out), state/ (what the same command goes on from after an interruption
+or a crash).
 """
 _EPILOG = """\
 examples:
@@ -60,19 +62,32 @@ def main(arguments: Sequence[str]) -> int:
             result = Training(job).run(progress.tell)
     except DivergedError as error:
         print(f"error: {error}", file=sys.stderr)
+        _draw_curves(job.output.url)
         return 1
     except (OSError, ValueError, ImportError) as error:
         fail(redact_text(str(error)))
     except KeyboardInterrupt:
         print("interrupted: the last state is kept, and the same command goes on from there", file=sys.stderr)
+        _draw_curves(job.output.url)
         return 128 + signal.SIGINT
     if result.skipped:
         left_out = ", ".join(f"{code} {count}" for code, count in sorted(result.skipped.items()))
         print(f"images left out, over all epochs: {left_out}", file=sys.stderr)
     print(f"checkpoint  {redact(result.checkpoint)}, scaling_factor {result.scaling_factor:.5f}")
     print(f"losses      {join(out, 'losses')}/*.parquet")
+    _draw_curves(job.output.url)
     print(f"pictures    {join(out, 'pictures')}/*.jpg")
     return 0
+
+
+def _draw_curves(url: str) -> None:
+    """Write OUT/losses.png and say where; a run is as good without it."""
+    try:
+        if (picture := draw_losses(join(url, "losses"))) is not None:
+            replace(join(url, "losses.png"), picture)
+            print(f"curves      {redact(join(url, 'losses.png'))}")
+    except (OSError, ValueError) as error:
+        print(f"the curves can't be drawn: {redact_text(str(error))}", file=sys.stderr)
 
 
 class _Progress:
