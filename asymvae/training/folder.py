@@ -28,13 +28,14 @@ from asymvae.fingerprint import settings_that
 from asymvae.media.image import encode_image
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.model.checkpoint import CONFIG_FILE
-from asymvae.storage.filesystem import info, join, put_if_absent, read_bytes, redact, replace
+from asymvae.storage.filesystem import info, join, list_files, put_if_absent, read_bytes, redact, remove, replace
 from asymvae.training.config import TrainJob
 from asymvae.training.linear import FILE, BlockTransform
 
 AUTOENCODER: Final = "autoencoder"
 CHECKPOINT: Final = "checkpoint"
 _JOB: Final = "_train.json"
+_URLS: Final = ("input.urls", "network.encoder", "decoder.lpips_weights")  # no credentials go into a record
 
 # One schema for all stages, so that the losses open as one data set; what a stage doesn't have is null.
 _NAMES: Final = ("loss", "l1", "kl", "l1_known", "lpips", "adversarial", "discriminator")
@@ -54,9 +55,13 @@ class RunFolder:
         self.url = url
 
     def open(self, job: TrainJob) -> None:
-        """Create it for ``job``, or find it as that job left it. Raises OtherRunError where it is another's."""
+        """Create it for ``job``, or find it as that job left it. Raises OtherRunError where it holds what another
+        job trained; one that came to nothing, such as a misspelt one, gives way.
+        """
         ours = settings_that(job, "yes")
-        ours["input.urls"] = [redact(url) for url in ours["input.urls"]]
+        for name in _URLS:
+            value = ours[name]
+            ours[name] = [redact(url) for url in value] if isinstance(value, list) else value and redact(value)
         if put_if_absent(self._at(_JOB), (json.dumps(ours, indent=2) + "\n").encode()):
             return
         theirs = json.loads(read_bytes(self._at(_JOB)))
@@ -65,7 +70,10 @@ class RunFolder:
             for name in sorted(ours.keys() | theirs.keys())
             if ours.get(name) != theirs.get(name)
         ]
-        if differ:
+        if differ and not list_files(self._at("state")):
+            remove(self._at(FILE))  # fitted under those settings
+            replace(self._at(_JOB), (json.dumps(ours, indent=2) + "\n").encode())
+        elif differ:
             raise OtherRunError(
                 "\n".join([f"{redact(self.url)} holds a run of other settings; take another output.url", *differ])
             )
@@ -82,6 +90,15 @@ class RunFolder:
             return None
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return state
+
+    def drop_after(self, stage: str, step: int) -> None:
+        """Losses and pictures of later steps than the state's go: a crash left them, and their steps come again,
+        perhaps under other names.
+        """
+        for kind in ("losses", "pictures"):
+            for name in list_files(self._at(kind), prefix=f"{stage}-"):
+                if int(name.removeprefix(f"{stage}-").partition(".")[0]) > step:
+                    remove(self._at(kind, name))
 
     def write_losses(self, stage: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         buffer = io.BytesIO()

@@ -49,6 +49,7 @@ class StageRun:
     def restore(self) -> bool:
         """Go on from the folder's state of this stage; False where there is none."""
         state = self.folder.load_state(self.stage.name)
+        self.folder.drop_after(self.stage.name, 0 if state is None else state["step"])
         if state is None:
             return False
         self.stage.model.load_state_dict(state["model"])
@@ -98,10 +99,7 @@ class StageRun:
         if self.step % _LOOK_EVERY == 0 or self.step == self.steps:
             told = {name: float(value) for name, value in losses.items()}
             if not math.isfinite(told["loss"]):
-                raise DivergedError(
-                    f"the loss of stage {self.stage.name} is {told['loss']} at step {self.step}: lower "
-                    f"{self.stage.name}.learning_rate, or raise warmup_steps; the last state is kept"
-                )
+                raise self._diverged()
         progress(self.stage.name, self.step, self.steps, told)
 
     def _save(self) -> None:
@@ -110,6 +108,9 @@ class StageRun:
             {name: float(value) if isinstance(value, Tensor) else value for name, value in row.items()}
             for row in self._rows
         ]
+        numbers = (value for row in rows for value in row.values() if isinstance(value, float))
+        if not all(map(math.isfinite, numbers)) or not all(w.isfinite().all() for w in self.stage.trained()):
+            raise self._diverged()
         self.folder.write_losses(self.stage.name, self.step, rows)
         self.folder.write_picture(self.stage.name, self.step, self.stage.shown)
         self.folder.save_state(
@@ -124,6 +125,13 @@ class StageRun:
             },
         )
         self._rows.clear()
+
+    def _diverged(self) -> DivergedError:
+        name = self.stage.name
+        return DivergedError(
+            f"stage {name} has diverged by step {self.step}, its losses or weights are no numbers any more: lower "
+            f"{name}.learning_rate, or raise warmup_steps; the last state is kept"
+        )
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:

@@ -82,8 +82,6 @@ class Training:
             model = new_model(self.job.network, self.job.seed)
         adversary = None
         if settings.adversarial_from is not None:
-            # whether the first stage came before in this process or not
-            torch.manual_seed(self.job.seed)
             torch.manual_seed(self.job.seed)  # its weights are drawn here, in a resumed run as well
             adversary = Adversary(settings.learning_rate, self.device)
         stage = DecoderStage(model.to(self.device), settings, lpips, adversary)
