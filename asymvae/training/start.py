@@ -34,6 +34,7 @@ def new_model(network: NetworkSettings, seed: int) -> AsymmetricAutoencoderKL:
     }
     if network.encoder is not None:
         encoder, taken = _read_encoder(network.encoder)
+        _check_fit(network, encoder)
     torch.manual_seed(seed)
     model = AsymmetricAutoencoderKL(
         down_block_types=(_DOWN,) * len(encoder["down_block_out_channels"]),
@@ -58,6 +59,21 @@ def new_model(network: NetworkSettings, seed: int) -> AsymmetricAutoencoderKL:
             raise CheckpointError(f"network.encoder {network.encoder} lacks {', '.join(missing)}")
         model.load_state_dict(taken, strict=False)
     return model
+
+
+def _check_fit(network: NetworkSettings, encoder: dict[str, Any]) -> None:
+    up, down = network.up_block_out_channels, encoder["down_block_out_channels"]
+    if len(down) != len(up):
+        raise CheckpointError(
+            f"network.encoder {network.encoder} makes latents of 1/{1 << (len(down) - 1)} of the size, "
+            f"and the decoder enlarges {1 << (len(up) - 1)} times: take an f8 one"
+        )
+    groups = encoder.get("norm_num_groups", 32)
+    if any(width % groups for width in up):
+        raise CheckpointError(
+            f"network.encoder {network.encoder} normalises in {groups} groups, which don't divide "
+            f"network.up_block_out_channels {list(up)}: take multiples of {groups}"
+        )
 
 
 def _read_encoder(path: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
