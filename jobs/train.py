@@ -40,7 +40,7 @@ examples:
 
 exit codes:
   0  the checkpoint is written
-  1  training diverged; the last state is kept
+  1  training diverged, or its storage failed; the last state is kept
   2  the configuration is wrong; nothing was trained
   130  interrupted (Ctrl-C); the same command goes on from the last state
 """
@@ -57,15 +57,19 @@ def main(arguments: Sequence[str]) -> int:
     )
     job, _ = parse(TrainJob, flags, arguments)
     out = redact(job.output.url)
+    progress = _Progress()
     try:
-        with _Progress() as progress:
+        with progress:
             result = Training(job).run(progress.tell)
     except DivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         _draw_curves(job.output.url)
         return 1
     except (OSError, ValueError, ImportError) as error:
-        fail(redact_text(str(error)))
+        if not progress.stage:
+            fail(redact_text(str(error)))
+        print(f"error: {redact_text(str(error))}; the same command goes on from the last state", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted: the last state is kept, and the same command goes on from there", file=sys.stderr)
         _draw_curves(job.output.url)
@@ -93,10 +97,12 @@ def _draw_curves(url: str) -> None:
 class _Progress:
     """A bar a stage on a terminal; elsewhere a line every ten seconds."""
 
-    def __enter__(self) -> _Progress:
+    def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
         self.stage, self.shown = "", 0.0
         self.losses: dict[str, float] = {}
+
+    def __enter__(self) -> _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
