@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint
+from . import checkpoint, tiling
 from .condition import prepare_condition
 from .config import AutoencoderConfig
 from .decoder import Decoder
@@ -81,6 +82,9 @@ class AsymmetricAutoencoderKL(nn.Module):
             block_out_channels=tuple(up_block_out_channels),
         )
         self.weights_sha256 = None
+        self.use_slicing = False
+        self.use_tiling = False
+        self._tiling = tiling.Tiling()
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
@@ -105,7 +109,21 @@ class AsymmetricAutoencoderKL(nn.Module):
         height, width = x.shape[-2:]
         if height % factor or width % factor or not height or not width:
             raise ValueError(f"x is {height}x{width}; both must be multiples of {factor}: pad or crop it")
-        return EncoderOutput(DiagonalGaussian(self.quant_conv(self.encoder(x.to(self.dtype)))))
+        x = x.to(self.dtype)
+        if self.use_slicing and x.shape[0] > 1:
+            return EncoderOutput(DiagonalGaussian(torch.cat([self._encode(one) for one in torch.split(x, 1)])))
+        return EncoderOutput(DiagonalGaussian(self._encode(x)))
+
+    def _encode(self, x: Tensor) -> Tensor:
+        factor = self.config.encoder_factor
+        cells = self._strip_cells(x.shape[-2] // factor, x.shape[-1] // factor, factor)
+        if cells is None:
+            hidden = self.encoder(x)
+        else:
+            self._refuse_grad(x)
+            hidden = tiling.encode(self.encoder, x, cells=cells, offload=self._tiling.offload)
+        out: Tensor = self.quant_conv(hidden)
+        return out
 
     def decode(
         self,
@@ -129,7 +147,20 @@ class AsymmetricAutoencoderKL(nn.Module):
             channels=self.config.out_channels,
             dtype=self.dtype,
         )
-        return DecoderOutput(self.decoder(self.post_quant_conv(z.to(self.dtype)), image, mask))
+        z = z.to(self.dtype)
+        if self.use_slicing and z.shape[0] > 1:
+            parts = (_one(i, z, image, mask) for i in range(z.shape[0]))
+            return DecoderOutput(torch.cat([self._decode(*part) for part in parts]))
+        return DecoderOutput(self._decode(z, image, mask))
+
+    def _decode(self, z: Tensor, image: Tensor | None, mask: Tensor | None) -> Tensor:
+        cells = self._strip_cells(z.shape[-2], z.shape[-1], self.config.decoder_factor)
+        if cells is None:
+            out: Tensor = self.decoder(self.post_quant_conv(z), image, mask)
+            return out
+        self._refuse_grad(z, image, mask)
+        z = self.post_quant_conv(z)
+        return tiling.decode(self.decoder, z, image, mask, cells=cells, offload=self._tiling.offload)
 
     def forward(
         self,
@@ -146,6 +177,46 @@ class AsymmetricAutoencoderKL(nn.Module):
         posterior = self.encode(sample).latent_dist
         z = posterior.sample(generator) if sample_posterior else posterior.mode()
         return self.decode(z, image=None if mask is None else sample, mask=mask)
+
+    def enable_slicing(self) -> None:
+        """``encode`` and ``decode`` run one sample of a batch at a time, which takes less memory."""
+        self.use_slicing = True
+
+    def disable_slicing(self) -> None:
+        """Batches run whole again."""
+        self.use_slicing = False
+
+    def enable_tiling(self, tile_sample_min_height: int | None = None, *, offload: bool = False) -> None:
+        """``encode`` and ``decode`` run in strips: the same result to rounding (:mod:`asymvae.model.tiling`).
+
+        ``tile_sample_min_height``: rows of the image in a strip, rounded down to the model's factor; an image of no
+        more rows is run whole. None: about 2^18 pixels a strip, so that images up to 512x512 are run whole.
+        ``offload``: what is of full size stays in host memory, and only strips of it on the model's device.
+        Raises ValueError where a strip would hold no row of the latent. Nothing is kept for a backward pass: where
+        gradients are wanted, ``encode`` and ``decode`` raise RuntimeError.
+        """
+        factor = max(self.config.encoder_factor, self.config.decoder_factor)
+        if tile_sample_min_height is not None and tile_sample_min_height < factor:
+            raise ValueError(
+                f"tile_sample_min_height is {tile_sample_min_height}; the least is {factor}, one row of the latent"
+            )
+        self.use_tiling = True
+        self._tiling = tiling.Tiling(tile_sample_min_height, offload)
+
+    def disable_tiling(self) -> None:
+        """Images run whole again."""
+        self.use_tiling = False
+
+    def _strip_cells(self, height: int, width: int, factor: int) -> int | None:
+        return self._tiling.cells((height, width), factor) if self.use_tiling else None
+
+    def _refuse_grad(self, *inputs: Tensor | None) -> None:
+        tensors = itertools.chain(self.parameters(), (x for x in inputs if x is not None))
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            raise RuntimeError(
+                "tiling keeps nothing for a backward pass: use torch.inference_mode() or torch.no_grad(), "
+                "or disable_tiling()"
+            )
 
     def _check_input(self, name: str, tensor: Tensor, channels: int) -> None:
         if tensor.ndim != 4 or tensor.shape[1] != channels:
@@ -193,3 +264,11 @@ class AsymmetricAutoencoderKL(nn.Module):
         """Writes a checkpoint (safetensors) that diffusers loads too, into a folder or below an fsspec URL."""
         fields: dict[str, Any] = {"_class_name": checkpoint.CLASS_NAME, **self.config}
         checkpoint.write(folder, fields, self.state_dict(), variant=variant, max_shard_size=max_shard_size)
+
+
+def _one(
+    index: int, z: Tensor, image: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """A sample of a batch; an image or a mask of one serves them all."""
+    image, mask = (x if x is None or x.shape[0] == 1 else x[index : index + 1] for x in (image, mask))
+    return z[index : index + 1], image, mask

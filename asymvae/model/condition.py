@@ -38,6 +38,16 @@ class ConditionEncoder(nn.Module):
 
     def forward(self, masked_image: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) -> one tensor a level. Raises ValueError where the configuration has none."""
+        sources = self.wanted()
+        features: dict[int, Tensor] = {}
+        x = masked_image
+        for i, layer in enumerate(self.layers[: max(sources) + 1]):
+            x = layer(x if i == 0 else F.relu(x))
+            features[i] = x
+        return [features[source] for source in sources]
+
+    def wanted(self) -> list[int]:
+        """The layer that serves each level. Raises ValueError where the configuration has none."""
         sources: list[int] = []
         for (channels, cell), source in zip(self.levels, self.sources, strict=True):
             if source is None:
@@ -46,12 +56,7 @@ class ConditionEncoder(nn.Module):
                     f"at 1/{cell} of the size, the condition encoder has not; leave image and mask out"
                 )
             sources.append(source)
-        features: dict[int, Tensor] = {}
-        x = masked_image
-        for i, layer in enumerate(self.layers[: max(sources) + 1]):
-            x = layer(x if i == 0 else F.relu(x))
-            features[i] = x
-        return [features[source] for source in sources]
+        return sources
 
 
 def prepare_condition(

@@ -1,0 +1,183 @@
+"""Feature maps in strips of rows: what convolutions need of the rows beside theirs, and group norms of the whole.
+
+A strip is (N, C, rows, W), in either memory format; strips follow each other from the top of the map to its bottom.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .blocks import Activation, GroupNorm
+
+Strips = Iterator[Tensor]
+
+_CHUNK = 2**23  # numbers
+
+
+class Window(NamedTuple):
+    """A strip, the row above it and the row below it, (N, C, 1, W) each; None at the border of the map."""
+
+    above: Tensor | None
+    strip: Tensor
+    below: Tensor | None
+
+
+def split(whole: Tensor, rows: int) -> Strips:
+    """Views of ``rows`` rows of (N, C, H, W) each; the last has what is left."""
+    return iter(torch.split(whole, rows, dim=2))
+
+
+def windows(strips: Iterable[Tensor]) -> Iterator[Window]:
+    """Each strip with its neighbouring rows; of the strips at most two are alive at a time."""
+    rest = iter(strips)
+    above: Tensor | None = None
+    strip = next(rest, None)
+    while strip is not None:
+        following = next(rest, None)
+        yield Window(above, strip, None if following is None else following[:, :, :1])
+        above, strip = strip[:, :, -1:].clone(), following  # a view would keep the whole strip alive
+
+
+def convolve(conv: nn.Conv2d, strips: Iterable[Tensor]) -> Strips:
+    """``conv`` over the map: 3x3 with padding 1, 4x4 with stride 2 and padding 1, or 3x3 with stride 2 as Downsample
+    pads it, at the bottom and right only. Strips are even in height where the stride is 2.
+    """
+    for above, strip, below in windows(strips):
+        zeros = torch.zeros_like(strip[:, :, :1])
+        rows = [strip, zeros if below is None else below]
+        if conv.padding == (0, 0):
+            yield conv(F.pad(torch.cat(rows, dim=2), (0, 1)))
+        else:
+            yield convolve_rows(conv, torch.cat([zeros if above is None else above, *rows], dim=2))
+
+
+def convolve_rows(conv: nn.Conv2d, rows: Tensor) -> Tensor:
+    """``conv`` over rows that come with their neighbours (or zeros): only the sides are padded."""
+    return F.conv2d(rows, conv.weight, conv.bias, stride=conv.stride, padding=(0, 1))
+
+
+class Held:
+    """Strips at rest. ``groups``, where a group norm comes next: their statistics are taken as they come in.
+
+    With ``offload`` they rest in host memory (page-locked where they come from a GPU). Host code never reads them:
+    both ways are queued on the device's stream, and so is the order.
+    """
+
+    def __init__(self, strips: Iterable[Tensor] = (), *, groups: int | None = None, offload: bool = False) -> None:
+        self._strips: deque[Tensor] = deque()
+        self._moments = None if groups is None else Moments(groups)
+        self._offload = offload
+        self._device: torch.device | None = None
+        self.extend(strips)
+
+    def extend(self, strips: Iterable[Tensor]) -> Self:
+        for strip in strips:
+            self.append(strip)
+            del strip  # else it lives on while the next is made
+        return self
+
+    def append(self, strip: Tensor) -> None:
+        if self._moments is not None:
+            self._moments.add(strip)
+        self._device = strip.device
+        self._strips.append(strip.to("cpu", non_blocking=True) if self._offload else strip)
+
+    def read(self) -> Strips:
+        for strip in self._strips:
+            yield strip.to(self._device, non_blocking=True)
+
+    def drain(self) -> Strips:
+        """As :meth:`read`, and each is given up as it is read."""
+        while self._strips:
+            yield self._strips.popleft().to(self._device, non_blocking=True)
+
+    def normalise(self, norm: GroupNorm, act: Activation, *, drain: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """(strip, act(norm(the strip and a row above and below it))): zeros stand beyond the border, as a
+        convolution pads what it is given.
+        """
+        if self._moments is None:
+            raise ValueError("these strips came in without groups: their statistics are not known")
+        scale, shift = self._moments.affine(norm)
+        for above, strip, below in windows(self.drain() if drain else self.read()):
+            batch, channels, height, width = strip.shape
+            last = not strip.is_contiguous() and strip.is_contiguous(memory_format=torch.channels_last)
+            rows = torch.empty(
+                (batch, channels, height + 2, width),
+                dtype=strip.dtype,
+                device=strip.device,
+                memory_format=torch.channels_last if last else torch.contiguous_format,
+            )
+            for piece, place in ((above, rows[:, :, :1]), (strip, rows[:, :, 1:-1]), (below, rows[:, :, -1:])):
+                if piece is None:
+                    place.zero_()  # every activation leaves it so
+                elif piece.dtype == scale.dtype:
+                    torch.addcmul(shift, piece, scale, out=place)
+                else:  # half precision is normalised in single, and rounded once
+                    for source, target in zip(_chunks(piece), _chunks(place), strict=True):
+                        target.copy_(torch.addcmul(shift, source.to(scale.dtype), scale))
+            yield strip, act(rows)
+
+
+class Moments:
+    """Mean and variance of each group over all strips, in float64, as exact as a norm of the whole map in two passes.
+
+    A strip is centred on its own mean before its squares are summed; strips are merged by the formula of Chan, Golub
+    and LeVeque (1979). Rows are summed in float32 (float64 for float64), as :class:`asymvae.model.blocks.GroupNorm`
+    does.
+    """
+
+    def __init__(self, groups: int) -> None:
+        self.groups = groups
+        self._count = 0
+        self._mean: Tensor | None = None  # (N, groups)
+        self._squares: Tensor | None = None  # (N, groups): summed squares of the distance from the mean
+
+    def add(self, strip: Tensor) -> None:
+        for chunk in _chunks(strip):
+            self._add(chunk)
+
+    def _add(self, strip: Tensor) -> None:
+        batch, channels, height, width = strip.shape
+        grouped = (batch, height, self.groups, channels // self.groups)
+        pixels = strip.to(_accurate(strip.dtype)).permute(0, 2, 3, 1)
+        count = height * width * grouped[-1]
+        mean = pixels.sum(dim=2).double().reshape(grouped).sum(dim=(1, 3)) / count
+        centred = pixels - _per_channel(mean, channels).to(pixels.dtype).view(batch, 1, 1, channels)
+        squares = centred.mul_(centred).sum(dim=2).double().reshape(grouped).sum(dim=(1, 3))
+        if self._mean is None or self._squares is None:
+            self._count, self._mean, self._squares = count, mean, squares
+            return
+        total = self._count + count
+        step = mean - self._mean
+        self._squares = self._squares + squares + step.square() * (self._count * count / total)
+        self._mean = self._mean + step * (count / total)
+        self._count = total
+
+    def affine(self, norm: GroupNorm) -> tuple[Tensor, Tensor]:
+        """Scale and shift, (N, C, 1, 1), that normalise and apply the norm's weight and bias: float32 or float64."""
+        if self._mean is None or self._squares is None:
+            raise ValueError("no strip came in")
+        deviation = torch.rsqrt(self._squares / self._count + norm.eps)
+        scale = _per_channel(deviation, norm.num_channels) * norm.weight.double()
+        shift = norm.bias.double() - _per_channel(self._mean, norm.num_channels) * scale
+        dtype = _accurate(norm.weight.dtype)
+        return scale.to(dtype)[:, :, None, None], shift.to(dtype)[:, :, None, None]
+
+
+def _chunks(strip: Tensor) -> tuple[Tensor, ...]:
+    """By rows, so that what is made of one in float32 is small beside the strip."""
+    return torch.split(strip, max(1, _CHUNK // strip[:, :, 0].numel()), dim=2)
+
+
+def _accurate(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype == torch.float64 else torch.float32
+
+
+def _per_channel(by_group: Tensor, channels: int) -> Tensor:
+    return by_group.repeat_interleave(channels // by_group.shape[1], dim=1)  # (N, C)
