@@ -115,12 +115,13 @@ class _Progress:
                 self.bar.close()
             self.bar = tqdm(desc=stage, total=steps, initial=step - 1, unit="step", disable=None, dynamic_ncols=True)
             self.stage, self.first, self.began = stage, step, time.monotonic()
+            self.losses = {}
         assert self.bar is not None
         self.bar.update()
-        self.losses = losses or self.losses
         if losses:
+            self.losses = losses
             self.bar.set_postfix_str(self._said())
-        if self.bar.disable and (time.monotonic() - self.shown >= _LINE_EVERY_S or step == steps):
+        if self.bar.disable and self.losses and (time.monotonic() - self.shown >= _LINE_EVERY_S or step == steps):
             self.shown = time.monotonic()
             left = (self.shown - self.began) / max(step - self.first, 1) * (steps - step) / 60
             print(

@@ -32,6 +32,7 @@ class NetworkSettings(Section):
         "by default one is trained",
         "yes",
     )
+    encoder_subfolder: str | None = setting(None, "of that repository or folder, such as vae", "yes")
     down_block_out_channels: tuple[int, ...] = setting(
         (128, 256, 512, 512), "of the encoder; a taken encoder has its own", "yes"
     )
@@ -39,7 +40,7 @@ class NetworkSettings(Section):
     up_block_out_channels: tuple[int, ...] = setting(
         (192, 384, 768, 768), "of the decoder; (b, 2b, 4b, 4b) is what the condition branch fits", "yes"
     )
-    layers_per_up_block: int = setting(2, "resnets a block of the decoder, less one", "yes", ge=1)
+    layers_per_up_block: int = setting(3, "resnets a block of the decoder, less one", "yes", ge=1)
     latent_channels: int = setting(4, "of the latent; a taken encoder has its own", "yes", ge=1)
     norm_num_groups: int = setting(32, "of every group normalisation", "yes", ge=1)
 

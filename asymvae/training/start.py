@@ -19,7 +19,7 @@ _KEPT = ("encoder.", "quant_conv.", "post_quant_conv.")
 _LOGVAR = -10.0
 
 
-def new_model(network: NetworkSettings, seed: int) -> AsymmetricAutoencoderKL:
+def new_model(network: NetworkSettings, *, sample_size: int, seed: int) -> AsymmetricAutoencoderKL:
     """Random weights from ``seed``, every residual branch at zero: the network begins as its shortcuts, which are
     linear, and learns what lies beyond. With ``network.encoder`` that checkpoint's encoder, and its scaling_factor.
 
@@ -33,7 +33,7 @@ def new_model(network: NetworkSettings, seed: int) -> AsymmetricAutoencoderKL:
         "norm_num_groups": network.norm_num_groups,
     }
     if network.encoder is not None:
-        encoder, taken = _read_encoder(network.encoder)
+        encoder, taken = _read_encoder(network.encoder, network.encoder_subfolder)
         _check_fit(network, encoder)
     torch.manual_seed(seed)
     model = AsymmetricAutoencoderKL(
@@ -41,6 +41,7 @@ def new_model(network: NetworkSettings, seed: int) -> AsymmetricAutoencoderKL:
         up_block_types=(_UP,) * len(network.up_block_out_channels),
         up_block_out_channels=network.up_block_out_channels,
         layers_per_up_block=network.layers_per_up_block,
+        sample_size=sample_size,
         **encoder,
     )
     for module in model.modules():
@@ -76,9 +77,9 @@ def _check_fit(network: NetworkSettings, encoder: dict[str, Any]) -> None:
         )
 
 
-def _read_encoder(path: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _read_encoder(path: str, subfolder: str | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Constructor's arguments of the encoder's side, and its weights."""
-    with Checkpoint(path, subfolder=None, revision=None) as source:
+    with Checkpoint(path, subfolder=subfolder, revision=None) as source:
         fields = source.read_config(also=("AutoencoderKL",))
         state = source.read_weights(variant=None)
     plain = fields.get("_class_name") == "AutoencoderKL"

@@ -66,7 +66,7 @@ class Training:
 
     def _train_autoencoder(self, progress: Progress) -> None:
         settings = self.job.autoencoder
-        model = new_model(self.job.network, self.job.seed)
+        model = self._new_model()
         if settings.linear_start:
             start_linear(model, self._transform(model))
         stage = AutoencoderStage(model.to(self.device), settings)
@@ -76,16 +76,17 @@ class Training:
 
     def _train_decoder(self, lpips: LPIPS | None, progress: Progress) -> AsymmetricAutoencoderKL:
         settings = self.job.decoder
-        if self.job.autoencoder.steps:
-            model = self.folder.load_checkpoint(AUTOENCODER)
-        else:
-            model = new_model(self.job.network, self.job.seed)
+        first = self.job.autoencoder.steps > 0
+        model = self.folder.load_checkpoint(AUTOENCODER) if first else self._new_model()
         adversary = None
         if settings.adversarial_from is not None:
             torch.manual_seed(self.job.seed)  # its weights are drawn here, in a resumed run as well
             adversary = Adversary(settings.learning_rate, self.device)
         stage = DecoderStage(model.to(self.device), settings, lpips, adversary)
         return self._run(stage, settings.steps, settings.batch_size, settings.learning_rate, progress)
+
+    def _new_model(self) -> AsymmetricAutoencoderKL:
+        return new_model(self.job.network, sample_size=self.job.crops.size, seed=self.job.seed)
 
     def _run(
         self, stage: Stage, steps: int, batch_size: int, learning_rate: float, progress: Progress

@@ -46,7 +46,7 @@ def test_x_1_5_is_the_published_network_over_stable_diffusion_s_encoder(
     monkeypatch.setattr(Checkpoint, "read_weights", lambda self, variant: weights)
     network = _job("train-x-1-5.yaml").network.model_copy(update={"encoder": str(tmp_path)})
     with torch.device("meta"):
-        model = new_model(network, seed=0)
+        model = new_model(network, sample_size=64, seed=0)
     made = dict(model.config)
     sizes = {"sample_size"}  # says nothing about the network
     assert {name: made[name] for name in X_1_5.keys() - sizes} == {name: X_1_5[name] for name in X_1_5.keys() - sizes}

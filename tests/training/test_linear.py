@@ -46,7 +46,7 @@ def transform(pictures: list[NDArray[np.uint8]]) -> BlockTransform:
 
 @pytest.fixture(scope="module")
 def started(transform: BlockTransform) -> AsymmetricAutoencoderKL:
-    model = new_model(SMALL, seed=0)
+    model = new_model(SMALL, sample_size=64, seed=0)
     start_linear(model, transform)
     return model.eval()
 
@@ -131,6 +131,6 @@ def test_known_pixels_come_through_from_the_start(started: AsymmetricAutoencoder
 def test_widths_that_can_not_hold_it_are_named(
     widths: dict[str, tuple[int, ...]], named: str, transform: BlockTransform
 ) -> None:
-    model = new_model(NetworkSettings(**(SMALL.model_dump() | widths)), seed=0)
+    model = new_model(NetworkSettings(**(SMALL.model_dump() | widths)), sample_size=64, seed=0)
     with pytest.raises(ValueError, match=named):
         start_linear(model, transform)

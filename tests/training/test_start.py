@@ -54,7 +54,7 @@ def test_a_stable_diffusion_encoder_is_taken_as_it_is(names: str, image: Tensor,
             state = {name.replace(f"attentions.0.{today}.", f"attentions.0.{then}."): t for name, t in state.items()}
         assert any(".query." in name for name in state)
         save_file(state, tmp_path / WEIGHTS)
-    model = new_model(network(tmp_path), seed=0).eval()
+    model = new_model(network(tmp_path), sample_size=64, seed=0).eval()
     assert model.config.scaling_factor == 0.3
     assert model.config.down_block_out_channels == (8, 8, 16, 16)
     assert model.config.up_block_out_channels == (8, 16, 32, 32)
@@ -68,7 +68,7 @@ def test_a_stable_diffusion_encoder_is_taken_as_it_is(names: str, image: Tensor,
 def test_the_encoder_of_an_asymmetric_checkpoint(image: Tensor, tmp_path: Path) -> None:
     theirs = tiny_model(seed=5)
     theirs.half().save_pretrained(tmp_path)
-    model = new_model(network(tmp_path), seed=0).eval()
+    model = new_model(network(tmp_path), sample_size=64, seed=0).eval()
     assert model.dtype == torch.float32
     expected = theirs.float().encode(image).latent_dist.parameters
     assert torch.equal(model.encode(image).latent_dist.parameters, expected)
@@ -88,12 +88,12 @@ def test_an_encoder_that_does_not_fit_is_refused(
 ) -> None:
     plain_vae(**settings).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=said):
-        new_model(network(tmp_path, **wrong), seed=0)
+        new_model(network(tmp_path, **wrong), sample_size=64, seed=0)
 
 
 def test_what_is_no_autoencoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
     with pytest.raises(CheckpointError, match="UNet2DConditionModel"):
-        new_model(network(tmp_path), seed=0)
+        new_model(network(tmp_path), sample_size=64, seed=0)
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
-        new_model(network(tmp_path.parent), seed=0)
+        new_model(network(tmp_path.parent), sample_size=64, seed=0)
