@@ -126,7 +126,7 @@ def _child(flags: list[str], moment: str, stage: str, step: int) -> None:
 def exit_code_of(flags: list[str], moment: str = "", stage: str = "", step: int = 0) -> int | None:
     process = _PROCESSES.Process(target=_child, args=(flags, moment, stage, step))
     process.start()
-    process.join(120)
+    process.join()
     return process.exitcode
 
 
