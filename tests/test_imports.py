@@ -25,7 +25,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": {"stages", "inpaint", "model", "media", "storage", "batch", "config", "faults", "fingerprint"},
     "training": {"stages", "inpaint", "model", "media", "storage", "batch", "config", "faults", "fingerprint"},
     "report": {"media", "storage", "faults"},
-    "jobs": {"pipeline", "training", "report", "storage", "config", "faults"},
+    "benchmark": {
+        *("pipeline", "stages", "inpaint", "model", "media", "storage", "batch", "config", "faults", "report"),
+    },
+    "jobs": {"benchmark", "pipeline", "training", "report", "storage", "config", "faults"},
 }
 IMPORT_RAY = {
     "asymvae/pipeline/worker.py",

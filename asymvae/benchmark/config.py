@@ -1,0 +1,127 @@
+"""The settings of ``jobs.benchmark``, one class for each of the things that it measures."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
+
+from asymvae.config import InputSettings, JobSettings, RaySettings, Section, Urls, setting
+
+
+def _several(value: Any) -> Any:
+    """``256,512`` as a flag or a variable, or the JSON list that a flag given twice becomes; a list in YAML."""
+    return re.findall(r"[^\s,\[\]\"]+", value) if isinstance(value, str) else value
+
+
+_AS_TEXT = (NoDecode, BeforeValidator(_several))
+Side = Annotated[int, Field(ge=8, multiple_of=8)]
+Count = Annotated[int, Field(ge=1)]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Layout = Literal["contiguous", "channels_last"]
+Maker = Literal["ours", "diffusers"]
+
+
+class NetworkSettings(Section):
+    path: str | None = setting(
+        None, "checkpoint: hub id, folder or fsspec URL; by default the network below, with random weights", "no"
+    )
+    network: Literal["x-1-5", "x-2", "demo"] = setting(
+        "x-1-5", "without a path: a published configuration, or that of configs/demo-checkpoint", "no"
+    )
+    revision: str | None = setting(None, "of a hub id: branch, tag or commit", "no")
+    subfolder: str | None = setting(None, "of the repository or folder", "no")
+    variant: str | None = setting(None, "of the weights' file, such as fp16", "no")
+
+
+class PipelineNetwork(NetworkSettings):
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "auto: bfloat16 on a GPU, float32 on a CPU", "no"
+    )
+
+
+class BenchmarkInput(InputSettings):
+    urls: Urls = setting((), "shards, as for jobs.inpaint; by default pictures are drawn", "no")
+
+
+class ModelBenchmark(JobSettings):
+    """The network alone, beside diffusers' with the same weights."""
+
+    model: NetworkSettings = NetworkSettings()
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: the GPU if torch sees one", "no")
+    threads: int | None = setting(None, "of torch on a CPU; by default as many as torch takes", "no", ge=1)
+    parts: Annotated[tuple[Literal["encode", "decode", "decode_masked"], ...], *_AS_TEXT] = setting(
+        ("encode", "decode", "decode_masked"), "decode_masked is given image and mask", "no", min_length=1
+    )
+    sizes: Annotated[tuple[Side, ...], *_AS_TEXT] = setting(
+        (512,), "sides of square images in pixels, with commas between", "no", min_length=1
+    )
+    batches: Annotated[tuple[Count, ...], *_AS_TEXT] = setting((1,), "images a call", "no", min_length=1)
+    dtypes: Annotated[tuple[Literal["auto", Dtype], ...], *_AS_TEXT] = setting(
+        ("auto",), "auto: bfloat16 on a GPU, float32 on a CPU", "no", min_length=1
+    )
+    layouts: Annotated[tuple[Layout, ...], *_AS_TEXT] = setting(
+        ("contiguous", "channels_last"), "memory formats of weights and images", "no", min_length=1
+    )
+    compiled: Annotated[tuple[Maker, ...], *_AS_TEXT] = setting(
+        (), "whose is measured under torch.compile as well: ours, diffusers or both", "no"
+    )
+    against_dtype: Literal["same", "float32", "bfloat16", "float16"] = setting(
+        "same", "diffusers' dtype; same as ours, or one for all comparisons", "no"
+    )
+    against_layout: Literal["same", "contiguous", "channels_last"] = setting(
+        "same", "diffusers' memory format; same as ours, or one for all comparisons", "no"
+    )
+    pairs: int = setting(5, "rounds; each times every contender once", "no", ge=1)
+    least_seconds: float = setting(0.2, "a timing repeats its call until it lasts as long", "no", gt=0)
+
+
+class BenchmarkWorkers(Section):
+    """As in jobs.inpaint."""
+
+    gpus: float | None = setting(None, "GPUs a worker; by default 1 where torch sees one, else 0", "no", ge=0)
+    cpu_threads: int = setting(1, "CPUs a worker", "no", ge=1, le=512)
+    batch_size: int = setting(8, "images that the network runs at once", "no", ge=1, le=1024)
+    shards_in_flight: int = setting(2, "shards that a worker works on", "no", ge=1, le=8)
+
+
+class PipelineBenchmark(JobSettings):
+    """Whole jobs on this machine or cluster, beside a plain loop over the same samples."""
+
+    model: PipelineNetwork = PipelineNetwork()
+    input: BenchmarkInput = BenchmarkInput()
+    size: int = setting(512, "side of the drawn pictures", "no", ge=8, multiple_of=8)
+    shards: int = setting(2, "of drawn pictures; every worker should have one or more", "no", ge=1)
+    samples: int = setting(100, "in a drawn shard", "no", ge=1)
+    workers: BenchmarkWorkers = BenchmarkWorkers()
+    ray_workers: Annotated[tuple[Count, ...], *_AS_TEXT] = setting(
+        (1,), "numbers of Ray workers, with commas between; empty leaves Ray out", "no"
+    )
+    ray: RaySettings = RaySettings()
+    pairs: int = setting(3, "rounds; each runs the loop, the local executor and every number of workers", "no", ge=1)
+    scratch: str | None = setting(
+        None, "folder for shards and results meanwhile; on a cluster one that every node sees", "no"
+    )
+
+    @model_validator(mode="after")
+    def _fed(self) -> PipelineBenchmark:
+        most = max(self.ray_workers, default=1)
+        if not self.input.urls and self.shards < most:
+            raise ValueError(f"shards is {self.shards}; {most} workers need as many: a shard is one worker's")
+        return self
+
+
+class CodecBenchmark(JobSettings):
+    """Decoding and encoding of images on one core."""
+
+    input: BenchmarkInput = BenchmarkInput()
+    formats: Annotated[tuple[Literal["png", "jpeg", "webp"], ...], *_AS_TEXT] = setting(
+        ("png", "jpeg", "webp"), "as output.image_format has them", "no", min_length=1
+    )
+    sizes: Annotated[tuple[Side, ...], *_AS_TEXT] = setting(
+        (256, 512, 1024), "sides of square images in pixels, with commas between", "no", min_length=1
+    )
+    images: int = setting(4, "different pictures that a timing goes over", "no", ge=1)
+    pairs: int = setting(5, "rounds; each times every format once", "no", ge=1)

@@ -1,0 +1,145 @@
+"""From settings to what was measured. Each kind imports what it needs when it is called: the network's speed can be
+measured where Ray, or the codecs' libraries, are not installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asymvae.benchmark.turns import Panels
+
+if TYPE_CHECKING:
+    from asymvae.benchmark.config import CodecBenchmark, ModelBenchmark, NetworkSettings, PipelineBenchmark
+    from asymvae.benchmark.contenders import Network
+
+Tell = Callable[[str], None]
+
+
+class RunFailedError(RuntimeError):
+    """What was to be measured did not run to its end. The message says why, in one line."""
+
+
+@dataclass
+class Measured:
+    """What a benchmark came to: single timings, their table with what is said above and below it, and their plot."""
+
+    timings: list[Any]
+    table: str
+    panels: Panels
+    unit: str
+    subject: str
+    notes: list[str] = field(default_factory=list)
+
+
+def measure_model(job: ModelBenchmark, tell: Tell) -> Measured:
+    """Raises what loading a checkpoint raises, and ValueError for a GPU that isn't there."""
+    import torch
+
+    from asymvae.benchmark import network_report
+    from asymvae.benchmark.contenders import diffusers_is_there
+    from asymvae.benchmark.device import MEMORY
+    from asymvae.benchmark.network import Timing, all_cases, all_ways, measure
+
+    has_gpu = torch.cuda.is_available()
+    device = ("cuda" if has_gpu else "cpu") if job.device == "auto" else job.device
+    if device == "cuda" and not has_gpu:
+        raise ValueError("device is cuda and torch sees no GPU here; leave it out, or set device=cpu")
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    network = _network(job.model)
+    against = diffusers_is_there()
+    notes = [f"MiB: {MEMORY[device]}. Off by: the largest difference from our first row, over its largest value."]
+    if not against:
+        notes.append("diffusers is not installed: ours alone was measured (`pip install diffusers`).")
+    automatic = "bfloat16" if device == "cuda" else "float32"
+    timings: list[Timing] = []
+    for dtype in dict.fromkeys(automatic if name == "auto" else name for name in job.dtypes):
+        for layout in job.layouts:
+            ways = all_ways(
+                dtype=dtype,
+                layout=layout,
+                against=against,
+                against_dtype=None if job.against_dtype == "same" else job.against_dtype,
+                against_layout=None if job.against_layout == "same" else job.against_layout,
+                compiled=job.compiled,
+            )
+            cases = all_cases(job.parts, job.sizes, job.batches)
+            timings += measure(
+                network, ways, cases, device=device, rounds=job.pairs, least_seconds=job.least_seconds, tell=tell
+            )
+    subject = f"{network.name} on the {device.replace('cuda', 'gpu').upper()}; peak {network_report.peaks(timings)}"
+    return Measured(timings, network_report.table(timings), network_report.panels(timings), "TFLOP/s", subject, notes)
+
+
+def measure_pipeline(job: PipelineBenchmark, scratch: Path, tell: Tell) -> Measured:
+    """``scratch``: an empty folder. Raises ConfigurationError (a ValueError) and RunFailedError."""
+    import torch
+
+    from asymvae.benchmark import pipeline_report
+    from asymvae.benchmark.pipeline import measure
+    from asymvae.benchmark.samples import write_shards
+    from asymvae.config import InpaintJob
+
+    gpus = float(torch.cuda.is_available()) if job.workers.gpus is None else job.workers.gpus
+    source = job.input.model_dump()
+    subject = "shards of input.urls"
+    geometry = {}
+    if not job.input.urls:
+        subject = f"{job.shards} shards of {job.samples} drawn pictures of {job.size} px"
+        source["urls"] = write_shards(scratch / "shards", shards=job.shards, samples=job.samples, size=job.size)
+        geometry = {"mode": "whole", "max": job.size}
+    model = job.model.model_dump(exclude={"network"})
+    named = str(job.model.path)
+    if job.model.path is None:
+        named = f"{job.model.network}, random weights"
+        model["path"] = str(scratch / "checkpoint")
+        _random_checkpoint(job.model.network, scratch / "checkpoint")
+    values: dict[str, Any] = {
+        "input": source,
+        "output": {"url": str(scratch / "out")},
+        "model": model,
+        "geometry": geometry,
+        "workers": job.workers.model_dump() | {"gpus": gpus},
+        "ray": job.ray,
+        "max_error_fraction": 1.0,
+    }
+    inpaint = InpaintJob(**values)
+    timings = list(measure(inpaint, ray_workers=job.ray_workers, rounds=job.pairs, scratch=scratch, tell=tell))
+    subject = f"{named}, {subject}, batches of {job.workers.batch_size}, {job.workers.cpu_threads} threads a worker"
+    return Measured(timings, pipeline_report.table(timings), pipeline_report.panels(timings), "samples/s", subject, [])
+
+
+def measure_codecs(job: CodecBenchmark, tell: Tell) -> Measured:
+    """Raises what the store raises, and ValueError where no image can be read."""
+    from asymvae.benchmark import codecs
+
+    timings = list(
+        codecs.measure(job.input, formats=job.formats, sizes=job.sizes, images=job.images, rounds=job.pairs, tell=tell)
+    )
+    subject = f"{timings[0].images} pictures, " + ("of input.urls" if job.input.urls else "drawn") + ", one core"
+    return Measured(timings, codecs.table(timings), codecs.panels(timings), "ms", subject)
+
+
+def _network(model: NetworkSettings) -> Network:
+    from asymvae.benchmark.contenders import Network
+    from asymvae.model import AsymmetricAutoencoderKL
+
+    if model.path is None:
+        return Network.random(model.network)
+    loaded = AsymmetricAutoencoderKL.from_pretrained(
+        model.path, subfolder=model.subfolder, revision=model.revision, variant=model.variant
+    )
+    return Network.of(model.path, loaded)
+
+
+def _random_checkpoint(name: str, folder: Path) -> None:
+    import torch
+
+    from asymvae.benchmark.contenders import NETWORKS
+    from asymvae.model import AsymmetricAutoencoderKL
+
+    torch.manual_seed(0)
+    AsymmetricAutoencoderKL(**NETWORKS[name]).save_pretrained(str(folder))

@@ -1,0 +1,74 @@
+"""Timings of networks as a table, and as what a plot shows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from asymvae.benchmark.contenders import Way
+from asymvae.benchmark.network import Timing
+from asymvae.benchmark.tables import markdown
+from asymvae.benchmark.turns import Panels, Spread, number, ratios
+
+_HEAD = ("part", "px", "batch", "network", "dtype", "layout", "images/s", "TFLOP/s", "of peak", "MiB")
+_PART = {"encode": "encode", "decode": "decode", "decode_masked": "decode(image, mask)"}
+
+
+def table(timings: Sequence[Timing]) -> str:
+    """A row a way and case. Speed over a peer is the median of the rounds' ratios, with the least and the most."""
+    peers = list(dict.fromkeys(str(timing.way) for timing in timings if timing.maker == "diffusers"))
+    head = [*_HEAD, *(f"speed over {peer}" for peer in peers), "off by"]
+    rows: list[list[str]] = []
+    for _, group in groupby(timings, lambda timing: (timing.part, timing.size, timing.batch, timing.comparison)):
+        rows += _rows(list(group), peers)
+    return markdown(head, rows)
+
+
+def _rows(timings: Sequence[Timing], peers: Sequence[str]) -> list[list[str]]:
+    by_way: dict[Way, list[Timing]] = {}
+    for timing in timings:
+        by_way.setdefault(timing.way, []).append(timing)
+    speeds = {
+        str(way): {timing.round: timing.images_per_s for timing in of if not timing.out_of_memory}
+        for way, of in by_way.items()
+    }
+    rows = []
+    for way, of in sorted(by_way.items(), key=lambda item: (item[0].maker != "ours", item[0].compiled)):
+        one = of[0]
+        row = [_PART[one.part], str(one.size), str(one.batch), str(way), one.dtype, one.layout]
+        if one.out_of_memory:
+            row += ["out of memory", *("" for _ in range(len(peers) + 4))]
+        else:
+            row.append(number(Spread.of([timing.images_per_s for timing in of]).median))
+            row.append(number(Spread.of([timing.flops_per_s for timing in of]).median / 1e12))
+            row.append(f"{Spread.of([timing.share_of_peak for timing in of]).median:.0%}")
+            row.append(f"{one.memory / 2**20:.0f}")
+            row += [_over(speeds, str(way), peer) for peer in peers]
+            row.append("" if way == timings[0].way else f"{one.difference:.0e}")
+        rows.append(row)
+    return rows
+
+
+def _over(speeds: dict[str, dict[int, float]], way: str, peer: str) -> str:
+    return str(ratios(speeds[way], speeds[peer])) if way != peer and speeds.get(peer) else ""
+
+
+def peaks(timings: Sequence[Timing]) -> str:
+    """``0.14 TFLOP/s in float32``, and so on for each dtype."""
+    found = {timing.dtype: timing.peak_flops for timing in timings}
+    return ", ".join(f"{number(peak / 1e12)} TFLOP/s in {dtype}" for dtype, peak in found.items())
+
+
+def panels(timings: Sequence[Timing]) -> Panels:
+    """TFLOP/s over sizes and batches, a panel a part."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for timing in timings:
+        if not timing.out_of_memory:
+            label = f"{timing.way} {timing.dtype} {timing.layout}"
+            place = f"{timing.size} px" if timing.batch == 1 else f"{timing.batch} x {timing.size} px"
+            of_part = found.setdefault(_PART[timing.part], {})
+            of_part.setdefault(label, {}).setdefault(place, []).append(timing.flops_per_s / 1e12)
+    return {
+        part: {label: {place: Spread.of(v) for place, v in places.items()} for label, places in series.items()}
+        for part, series in found.items()
+    }
