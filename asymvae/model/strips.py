@@ -17,8 +17,6 @@ from .blocks import Activation, GroupNorm
 
 Strips = Iterator[Tensor]
 
-_CHUNK = 2**23  # numbers
-
 
 class Window(NamedTuple):
     """A strip, the row above it and the row below it, (N, C, 1, W) each; None at the border of the map."""
@@ -34,14 +32,15 @@ def split(whole: Tensor, rows: int) -> Strips:
 
 
 def windows(strips: Iterable[Tensor]) -> Iterator[Window]:
-    """Each strip with its neighbouring rows; of the strips at most two are alive at a time."""
+    """Each strip with its neighbouring rows. Of the strips one is held here, the next."""
     rest = iter(strips)
     above: Tensor | None = None
     strip = next(rest, None)
     while strip is not None:
         following = next(rest, None)
-        yield Window(above, strip, None if following is None else following[:, :, :1])
+        ready = [Window(above, strip, None if following is None else following[:, :, :1])]
         above, strip = strip[:, :, -1:].clone(), following  # a view would keep the whole strip alive
+        yield ready.pop()  # nor does this frame keep it while it waits
 
 
 def convolve(conv: nn.Conv2d, strips: Iterable[Tensor]) -> Strips:
@@ -121,7 +120,9 @@ class Held:
                 else:  # half precision is normalised in single, and rounded once
                     for source, target in zip(_chunks(piece), _chunks(place), strict=True):
                         target.copy_(torch.addcmul(shift, source.to(scale.dtype), scale))
-            yield strip, act(rows)
+            rows = act(rows)
+            yield strip, rows
+            del strip, rows  # before the next are made
 
 
 class Moments:
@@ -171,8 +172,9 @@ class Moments:
 
 
 def _chunks(strip: Tensor) -> tuple[Tensor, ...]:
-    """By rows, so that what is made of one in float32 is small beside the strip."""
-    return torch.split(strip, max(1, _CHUNK // strip[:, :, 0].numel()), dim=2)
+    """Of half precision a quarter at a time, so that what is made of it in float32 is no larger than the strip."""
+    parts = 1 if strip.dtype == _accurate(strip.dtype) else 4
+    return torch.split(strip, -(-strip.shape[2] // parts), dim=2)
 
 
 def _accurate(dtype: torch.dtype) -> torch.dtype:

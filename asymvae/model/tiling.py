@@ -100,17 +100,18 @@ def _resnets(resnets: Iterable[Any], strips: Strips, offload: bool) -> Strips:
 def _resnet(block: ResnetBlock, strips: Strips, offload: bool) -> Strips:
     x = Held(strips, groups=block.norm1.num_groups, offload=offload)
     hidden = Held(groups=block.norm2.num_groups, offload=offload)
-    if block.conv_shortcut is None:
-        residual = x
-        hidden.extend(convolve_rows(block.conv1, rows) for _, rows in x.normalise(block.norm1, block.act, drain=False))
-    else:
-        residual = Held(offload=offload)  # takes the place of x at once
-        for strip, rows in x.normalise(block.norm1, block.act, drain=True):
-            hidden.append(convolve_rows(block.conv1, rows))
+    residual = x if block.conv_shortcut is None else Held(offload=offload)  # the latter takes x's place at once
+    for strip, rows in x.normalise(block.norm1, block.act, drain=block.conv_shortcut is not None):
+        hidden.append(convolve_rows(block.conv1, rows))
+        if block.conv_shortcut is not None:
             residual.append(block.conv_shortcut(strip))
-    normalised = hidden.normalise(block.norm2, block.act, drain=True)
-    for (_, rows), before in zip(normalised, residual.drain(), strict=True):
-        yield convolve_rows(block.conv2, rows).add_(before)
+        del strip, rows  # before the next are made
+    rest = residual.drain()
+    for _, rows in hidden.normalise(block.norm2, block.act, drain=True):
+        out = convolve_rows(block.conv2, rows).add_(next(rest))
+        del _, rows
+        yield out
+        del out
 
 
 def _double(strips: Strips) -> Strips:
@@ -139,8 +140,9 @@ class _Condition:
         cell = self._cell(source)
         known = self._kept[source].drain() if source in self._kept else self._features(source)
         masks = split(self._mask[:, :, ::cell, ::cell], self._rows // cell)  # as nearest interpolation picks
-        for strip, feature, mask in zip(strips, known, masks, strict=True):
-            yield torch.lerp(feature, strip, mask)  # exact where the mask is 0 or 1
+        for strip in strips:
+            yield torch.lerp(next(known), strip, next(masks), out=strip)  # exact where the mask is 0 or 1
+            del strip
 
     def _features(self, source: int, *, keep: bool = False) -> Strips:
         """What layer ``source`` makes of the masked image."""

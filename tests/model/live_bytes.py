@@ -20,7 +20,8 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
-        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}  # a weak reference keeps its key from being reused
+        self._bytes = 0
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -29,12 +30,15 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {_key(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
-        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _key(leaf) not in given:
+            if isinstance(leaf, Tensor) and _key(leaf) not in given and _key(leaf) not in self._made:
                 storage = leaf.untyped_storage()
-                self._live.setdefault(_key(leaf), (StorageWeakRef(storage), storage.nbytes()))
-        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
+                self._made[_key(leaf)] = (StorageWeakRef(storage), storage.nbytes())
+                self._bytes += storage.nbytes()
+        if self._bytes > self.peak:  # else it is none with the dead counted in
+            self._made = {key: entry for key, entry in self._made.items() if not entry[0].expired()}
+            self._bytes = sum(size for _, size in self._made.values())
+            self.peak = max(self.peak, self._bytes)
         return result
 
 
