@@ -39,7 +39,7 @@ def measure_model(job: ModelBenchmark, tell: Tell) -> Measured:
 
     from asymvae.benchmark import network_report
     from asymvae.benchmark.contenders import diffusers_is_there
-    from asymvae.benchmark.device import MEMORY
+    from asymvae.benchmark.device import MEMORY, matmul_peak
     from asymvae.benchmark.network import Timing, all_cases, all_ways, measure
 
     has_gpu = torch.cuda.is_available()
@@ -55,22 +55,33 @@ def measure_model(job: ModelBenchmark, tell: Tell) -> Measured:
     if not against:
         notes.append("diffusers is not installed: ours alone was measured (`pip install diffusers`).")
     automatic = "bfloat16" if device == "cuda" else "float32"
+    dtypes = list(dict.fromkeys(automatic if name == "auto" else name for name in job.dtypes))
+    compared = [
+        all_ways(
+            dtype=dtype,
+            layout=layout,
+            against=against,
+            against_dtype=None if job.against_dtype == "same" else job.against_dtype,
+            against_layout=None if job.against_layout == "same" else job.against_layout,
+            compiled=job.compiled,
+        )
+        for dtype in dtypes
+        for layout in job.layouts
+    ]
+    peaks = {dtype: matmul_peak(device, dtype) for dtype in dict.fromkeys(way.dtype for of in compared for way in of)}
     timings: list[Timing] = []
-    for dtype in dict.fromkeys(automatic if name == "auto" else name for name in job.dtypes):
-        for layout in job.layouts:
-            ways = all_ways(
-                dtype=dtype,
-                layout=layout,
-                against=against,
-                against_dtype=None if job.against_dtype == "same" else job.against_dtype,
-                against_layout=None if job.against_layout == "same" else job.against_layout,
-                compiled=job.compiled,
-            )
-            cases = all_cases(job.parts, job.sizes, job.batches)
-            timings += measure(
-                network, ways, cases, device=device, rounds=job.pairs, least_seconds=job.least_seconds, tell=tell
-            )
-    subject = f"{network.name} on the {device.replace('cuda', 'gpu').upper()}; peak {network_report.peaks(timings)}"
+    for ways in compared:
+        timings += measure(
+            network,
+            ways,
+            all_cases(job.parts, job.sizes, job.batches),
+            device=device,
+            peaks=peaks,
+            rounds=job.pairs,
+            least_seconds=job.least_seconds,
+            tell=tell,
+        )
+    subject = f"{network.name} on the {device.replace('cuda', 'gpu').upper()}; peak {network_report.of_peaks(peaks)}"
     return Measured(timings, network_report.table(timings), network_report.panels(timings), "TFLOP/s", subject, notes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from asymvae.benchmark.contenders import Network, Way
-from asymvae.benchmark.device import matmul_peak, memory_of, seconds_of
+from asymvae.benchmark.device import memory_of, seconds_of
 from asymvae.benchmark.turns import in_turns
 from asymvae.model.work import decode_work, encode_work, total
 
@@ -77,12 +77,13 @@ def measure(
     cases: Sequence[Case],
     *,
     device: str,
+    peaks: Mapping[str, float],
     rounds: int,
     least_seconds: float,
     tell: Tell = lambda said: None,
 ) -> Iterator[Timing]:
-    """Every case, all ways in turns. A timing repeats a call until it lasts ``least_seconds``."""
-    peaks = {dtype: matmul_peak(device, dtype) for dtype in dict.fromkeys(way.dtype for way in ways)}
+    """Every case, all ways in turns. A timing repeats a call until it lasts ``least_seconds``; ``peaks`` are FLOP/s by
+    dtype (:func:`asymvae.benchmark.device.matmul_peak`)."""
     models = {way: network.make(way, device) for way in ways}
     for case in cases:
         tell(f"{case.part} {case.size} px, batch {case.batch}: {', '.join(map(str, ways))} ({ways[0].dtype})")
@@ -94,7 +95,7 @@ def _measure_case(
     network: Network,
     models: dict[Way, Any],
     case: Case,
-    peaks: dict[str, float],
+    peaks: Mapping[str, float],
     device: str,
     rounds: int,
     least_seconds: float,

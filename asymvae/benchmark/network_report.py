@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from asymvae.benchmark.contenders import Way
@@ -53,10 +53,9 @@ def _over(speeds: dict[str, dict[int, float]], way: str, peer: str) -> str:
     return str(ratios(speeds[way], speeds[peer])) if way != peer and speeds.get(peer) else ""
 
 
-def peaks(timings: Sequence[Timing]) -> str:
-    """``0.14 TFLOP/s in float32``, and so on for each dtype."""
-    found = {timing.dtype: timing.peak_flops for timing in timings}
-    return ", ".join(f"{number(peak / 1e12)} TFLOP/s in {dtype}" for dtype, peak in found.items())
+def of_peaks(peaks: Mapping[str, float]) -> str:
+    """FLOP/s by dtype as ``0.14 TFLOP/s in float32``, and so on."""
+    return ", ".join(f"{number(peak / 1e12)} TFLOP/s in {dtype}" for dtype, peak in peaks.items())
 
 
 def panels(timings: Sequence[Timing]) -> Panels:

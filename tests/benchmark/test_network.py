@@ -15,17 +15,16 @@ from asymvae.model.work import decode_work, encode_work, total
 from tests.tiny import tiny_model
 
 ROUNDS = 3
+PEAKS = {"float32": 1e11, "bfloat16": 4e11}
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    monkeypatch.setattr(device, "_SIDE", {"cpu": 64})
-    monkeypatch.setattr(device, "_PEAK_SECONDS", 0.01)
+def network() -> Network:
     return Network.of("tiny", tiny_model())
 
 
 def timings_of(network: Network, ways: list[Way], cases: list[Case]) -> list[Timing]:
-    return list(measure(network, ways, cases, device="cpu", rounds=ROUNDS, least_seconds=1e-6))
+    return list(measure(network, ways, cases, device="cpu", peaks=PEAKS, rounds=ROUNDS, least_seconds=1e-6))
 
 
 def test_ours_beside_diffusers(network: Network) -> None:
@@ -46,7 +45,7 @@ def test_ours_beside_diffusers(network: Network) -> None:
     for timing in timings:
         assert timing.flops == 2 * by_part[timing.part]  # of both images
         assert timing.images_per_s == pytest.approx(2 / timing.seconds)
-        assert timing.share_of_peak == pytest.approx(timing.flops / timing.seconds / timing.peak_flops)
+        assert timing.share_of_peak == pytest.approx(timing.flops / timing.seconds / 1e11)
         assert timing.difference < 1e-5  # the same weights and inputs
         output = 2 * 4 * (8 * 4 * 4 if timing.part == "encode" else 3 * 32 * 32)
         assert timing.memory > output
@@ -103,6 +102,13 @@ def test_what_runs_out_of_memory_is_said_and_the_others_go_on(
     assert "ours" in lines[2]
     assert " to " not in lines[3]  # nothing to compare with
     assert set(network_report.panels(timings)["encode"]) == {"diffusers float32 contiguous"}
+
+
+def test_the_peak_is_the_best_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_PEAK_SECONDS", 0.01)
+    seconds = iter([4.0, 2.0] + [3.0] * 10**6)
+    monkeypatch.setattr(device, "seconds_of", lambda call, on: next(seconds))
+    assert device.matmul_peak("cpu", "bfloat16", side=64) == 2 * 64**3 / 2.0
 
 
 def test_memory_is_what_a_call_holds_at_its_peak() -> None:
