@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from asymvae.benchmark.config import CodecBenchmark, ModelBenchmark, PipelineBenchmark
 from asymvae.config import InpaintJob
 from asymvae.faults import FAULTS
 from asymvae.inpaint.base import METHODS
@@ -30,7 +31,9 @@ README = (ROOT / "README.md").read_text()
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
 CARD = (ROOT / "configs/demo-checkpoint/README.md").read_text()
 TRAINING = set(setting_names(TrainJob))
+BENCHMARKS = (ModelBenchmark, PipelineBenchmark, CodecBenchmark)
 SETTINGS = {*setting_names(InpaintJob), *TRAINING, *setting_names(EvaluateJob)}
+SETTINGS |= {name for benchmark in BENCHMARKS for name in setting_names(benchmark)}
 SECTIONS = {name.partition(".")[0] for name in SETTINGS if "." in name}
 
 
