@@ -41,7 +41,7 @@ def test_x_1_5_is_the_published_network_over_stable_diffusion_s_encoder(
         stable_diffusion = diffusers.AutoencoderKL(
             block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=256, **blocks
         )
-    stable_diffusion.save_config(tmp_path)
+    stable_diffusion.save_config(tmp_path / "vae")
     weights = stable_diffusion.state_dict()
     monkeypatch.setattr(Checkpoint, "read_weights", lambda self, variant: weights)
     network = _job("train-x-1-5.yaml").network.model_copy(update={"encoder": str(tmp_path)})
