@@ -5,13 +5,16 @@ too. Everything else runs strip by strip: convolutions see a row above and below
 the whole map, so that there are no seams and nothing to blend. Every convolution's row is computed once.
 
 **Memory.** What is alive of full size is a resnet's input and what is between its two convolutions; each is given up
-strip by strip as the next is made. With C channels and a level of 1/s of the size, that is 2 C / s^2 numbers a pixel of
-the image, or those of the map that an upsampling leaves, C: in the published decoders, whose widths halve at the last
-level, both are twice the last width. Beside it there are the strips at work (about six of the widest level), the
-middle block, and image, mask and result. In bytes a pixel of the image, for 2-byte numbers, with strips small
-against the image (the untiled pass in brackets):
+strip by strip as the next is made. With C channels and a level of 1/k of the size that is 2 C / k^2 numbers a pixel of
+the image, or C for what an upsampling to full size leaves: in the published models both are twice the first width of
+the encoder, and the last of the decoder. Bytes a pixel of the image, for 2-byte numbers (twice that in float32):
 
-    encode 512 (1280)    decode x-1-5: 768 (2324), with image and mask 768 (4756)    decode x-2: 1024
+                             in strips      untiled, for comparison
+    encode                   512 + 830 s    1280
+    decode, x-1-5            768 + 2500 s   2304   (x-2: 4/3 of both)
+      with image and mask    768 + 3710 s   4226
+
+where s is a strip's share of the image's height. Weights aren't in it, nor what an operation takes for itself.
 
 Decoding with image and mask computes the condition encoder's two layers of full size once more, when they are blended
 in (4% of the work of x-1-5); those of reduced size are kept until then.
@@ -34,7 +37,9 @@ from .decoder import Decoder
 from .encoder import Encoder
 from .strips import Held, Strips, convolve, convolve_rows, split
 
-_STRIP_PIXELS = 2**18  # of the image; on two cores smaller ones gain no memory worth it, larger ones no time
+# Of the image. With small widths on two cores 2^15 and 2^16 take the least time, 0.8 of the untiled, and 2^18 0.9 to 1;
+# a GPU, which is not measured yet, wants fewer and larger operations.
+_STRIP_PIXELS = 2**18
 _SCORE_BYTES = 2**28
 
 

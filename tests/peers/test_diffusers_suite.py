@@ -22,7 +22,8 @@ Left out, since they test diffusers' ModelMixin and not this model:
   test_disk_offload_with_safetensors, test_disk_offload_without_safetensors, test_group_offloading,
   test_group_offloading_with_layerwise_casting, test_group_offloading_with_disk, test_layerwise_casting_memory,
   test_layerwise_casting_training, test_stable_diffusion_decode_xformers_vs_2_0.
-Left out until the model tiles: test_enable_disable_tiling, test_enable_disable_slicing (upstream skips both).
+Here though upstream skips them, for its model can do neither: test_enable_disable_tiling, test_enable_disable_slicing
+  (upstream allows other models differences of 0.5; ours are rounding).
 """
 
 from __future__ import annotations
@@ -148,3 +149,13 @@ def test_training(autocast: bool) -> None:
 def test_forward_with_norm_groups() -> None:
     wider = {"norm_num_groups": 16, "down_block_out_channels": (16, 32), "up_block_out_channels": (16, 32)}
     assert _run(AsymmetricAutoencoderKL(**(CONFIG | wider)).eval()).shape == (4, 3, 32, 32)
+
+
+@pytest.mark.parametrize("what", ["tiling", "slicing"])
+def test_enable_disable(what: str) -> None:
+    model = _model()
+    before = _run(model)
+    getattr(model, f"enable_{what}")(**({"tile_sample_min_height": 8} if what == "tiling" else {}))
+    torch.testing.assert_close(_run(model), before, atol=1e-5, rtol=0)
+    getattr(model, f"disable_{what}")()
+    assert torch.equal(_run(model), before)
