@@ -32,7 +32,7 @@ def describe(command: str) -> dict[str, str | int]:
 def headline(machine: dict[str, str | int]) -> str:
     """The machine in a line of Markdown."""
     has = [f"{machine['gpu']} (CUDA {machine['driver_cuda']})"] if machine["gpu"] else []
-    has.append(f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads of torch")
+    has.append(f"{machine['processor']}, {machine['cores']} cores, torch's threads: {machine['threads']}")
     versions = [f"{name} {machine[name]}" for name in ("torch", "diffusers", "ray") if machine[name]]
     return " · ".join([*has, ", ".join(versions), str(machine["date"])])
 

@@ -99,7 +99,7 @@ def measure_pipeline(job: PipelineBenchmark, scratch: Path, tell: Tell) -> Measu
     subject = "shards of input.urls"
     geometry = {}
     if not job.input.urls:
-        subject = f"{job.shards} shards of {job.samples} drawn pictures of {job.size} px"
+        subject = f"shards: {job.shards}, of {job.samples} drawn pictures of {job.size} px"
         source["urls"] = write_shards(scratch / "shards", shards=job.shards, samples=job.samples, size=job.size)
         geometry = {"mode": "whole", "max": job.size}
     model = job.model.model_dump(exclude={"network"})
@@ -119,7 +119,7 @@ def measure_pipeline(job: PipelineBenchmark, scratch: Path, tell: Tell) -> Measu
     }
     inpaint = InpaintJob(**values)
     timings = list(measure(inpaint, ray_workers=job.ray_workers, rounds=job.pairs, scratch=scratch, tell=tell))
-    subject = f"{named}, {subject}, batches of {job.workers.batch_size}, {job.workers.cpu_threads} threads a worker"
+    subject = f"{named}; {subject}; a worker's batch: {job.workers.batch_size}, its threads: {job.workers.cpu_threads}"
     return Measured(timings, pipeline_report.table(timings), pipeline_report.panels(timings), "samples/s", subject, [])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from textwrap import wrap
 from typing import Final
 
 import matplotlib
@@ -17,6 +18,7 @@ from asymvae.report.style import BAR, INK, MARK, STYLE, bare
 
 _COLOURS: Final = (BAR, MARK, "#4d7c0f", "#7c3aed", "#0f766e", "#b45309", "#be185d", INK)
 _WIDE, _HIGH, _DPI = 4.2, 3.2, 160
+_LETTERS: Final = 17  # of a title, an inch
 
 
 def draw(panels: Panels, unit: str, *, title: str = "") -> bytes:
@@ -24,14 +26,15 @@ def draw(panels: Panels, unit: str, *, title: str = "") -> bytes:
     labels = list(dict.fromkeys(label for series in panels.values() for label in series))
     colours = {label: _COLOURS[place % len(_COLOURS)] for place, label in enumerate(labels)}
     with matplotlib.rc_context(STYLE):
-        height = _HIGH + 0.16 * len(labels)
-        figure = Figure(figsize=(_WIDE * max(1, len(panels)), height), layout="constrained", dpi=_DPI)
+        wide = _WIDE * max(1.5, len(panels))
+        figure = Figure(figsize=(wide, _HIGH + 0.16 * len(labels)), layout="constrained", dpi=_DPI)
         FigureCanvasAgg(figure)
         grid = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
         for axes, (name, series) in zip(grid, panels.items(), strict=False):
             _draw_panel(axes, name, series, colours)
         grid[0].set_ylabel(unit)
-        figure.suptitle(title, fontsize=7)
+        lines = [part for line in title.splitlines() for part in wrap(line, int(wide * _LETTERS))]
+        figure.suptitle("\n".join(lines), fontsize=7)
         if len(labels) > 1:
             entries = [Line2D([], [], color=colours[label], marker="o", markersize=3.5) for label in labels]
             figure.legend(entries, labels, loc="outside lower center", ncols=2, frameon=False)

@@ -32,6 +32,8 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
+        if self.least == self.most:
+            return number(self.median)
         return f"{number(self.median)} ({number(self.least)} to {number(self.most)})"
 
 

@@ -23,6 +23,7 @@ def test_ratios_are_those_of_one_round_each() -> None:
     ours, theirs = {0: 2.0, 1: 8.0, 2: 2.0}, {0: 1.0, 1: 4.0}
     assert ratios(ours, theirs) == Spread(2.0, 2.0, 2.0)
     assert str(Spread.of([3.0, 1.0, 200.0])) == "3 (1 to 200)"
+    assert str(Spread.of([3.0])) == "3"
     with pytest.raises(ValueError, match="median"):
         ratios({0: 1.0}, {1: 1.0})
 

@@ -110,7 +110,7 @@ def test_the_pipeline_s_settings_reach_the_job(
     assert (job.workers.gpus, job.workers.batch_size, job.geometry.mode) == (0, 4, "whole")
     assert job.model.path == str(checkpoint)
     said = capsys.readouterr().out
-    assert "2 shards of 3 drawn pictures of 32 px, batches of 4" in said
+    assert "shards: 2, of 3 drawn pictures of 32 px; a worker's batch: 4" in said
     assert "| loop" in said
     assert not list(tmp_path.iterdir())
 
