@@ -86,7 +86,7 @@ def measure(
     dtype (:func:`asymvae.benchmark.device.matmul_peak`)."""
     models = {way: network.make(way, device) for way in ways}
     for case in cases:
-        tell(f"{case.part} {case.size} px, batch {case.batch}: {', '.join(map(str, ways))} ({ways[0].dtype})")
+        tell(f"{case.part} {case.size} px, batch {case.batch}: {'; '.join(map(str, ways))} ({ways[0].dtype})")
         yield from _measure_case(network, models, case, peaks, device, rounds, least_seconds)
 
 

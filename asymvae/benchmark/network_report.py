@@ -42,7 +42,7 @@ def _rows(timings: Sequence[Timing], peers: Sequence[str]) -> list[list[str]]:
             row.append(number(Spread.of([timing.images_per_s for timing in of]).median))
             row.append(number(Spread.of([timing.flops_per_s for timing in of]).median / 1e12))
             row.append(f"{Spread.of([timing.share_of_peak for timing in of]).median:.0%}")
-            row.append(f"{one.memory / 2**20:.0f}")
+            row.append(number(one.memory / 2**20))
             row += [_over(speeds, str(way), peer) for peer in peers]
             row.append("" if way == timings[0].way else f"{one.difference:.0e}")
         rows.append(row)
