@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
             evaluation = evaluate(
                 job, model, shards, transform, pictures=flag.picture is not None, progress=progress.tell
             )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter: a network that can't decode with image and mask says so
         fail(filesystem.redact_text(str(error)))
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)

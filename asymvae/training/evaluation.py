@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +25,7 @@ from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.stages.decode import Decode
 from asymvae.stages.measure import Measure
 from asymvae.stages.prepare import Prepare
+from asymvae.storage.filesystem import join, redact
 from asymvae.storage.samples import BadSample, FieldNames, read_shard
 from asymvae.storage.shards import Shard
 from asymvae.training.evaluation_config import EvaluateJob
@@ -56,16 +56,20 @@ def load_model(job: EvaluateJob) -> AsymmetricAutoencoderKL:
 def load_transform(job: EvaluateJob, factor: int) -> BlockTransform | None:
     """The linear transform to compare with, or None. Raises ValueError where it is none, or its blocks aren't the
     model's."""
-    beside = Path(job.model.path, job.model.subfolder or "", FILE)
-    if job.block_transform is None and not beside.is_file():
-        return None
-    file = job.block_transform or str(beside)
+    beside = join(job.model.path, *filter(None, [job.model.subfolder]), FILE)
+    file = job.block_transform or beside
     try:
         transform = BlockTransform.load(file)
+    except FileNotFoundError:
+        if job.block_transform is None:
+            return None
+        raise
     except (SafetensorError, TypeError) as error:
-        raise ValueError(f"{file} holds no block transform: {error}") from error
+        raise ValueError(f"{redact(file)} holds no block transform: {error}") from error
     if transform.factor != factor:
-        raise ValueError(f"{file} is of {transform.factor} px blocks, the model's factor is {factor}: leave it out")
+        raise ValueError(
+            f"{redact(file)} is of {transform.factor} px blocks, the model's factor is {factor}: leave it out"
+        )
     return transform
 
 

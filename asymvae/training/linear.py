@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from asymvae.storage.filesystem import read_bytes, replace
+
 FILE: Final = "block_transform.safetensors"
 
 
@@ -54,13 +56,14 @@ class BlockTransform:
 
     @classmethod
     def load(cls, file: str | Path) -> Self:
-        return cls(**safetensors.torch.load_file(file))
+        """Of a file or fsspec URL. Raises FileNotFoundError, SafetensorError, or TypeError for other tensors."""
+        return cls(**safetensors.torch.load(read_bytes(str(file))))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"components": self.components, "mean": self.mean, "scale": self.scale}
 
     def save(self, file: str | Path) -> None:
-        safetensors.torch.save_file(self.tensors(), file)
+        replace(str(file), safetensors.torch.save(self.tensors()))
 
     def encode(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] -> (N, k, H / factor, W / factor), of unit variance on what it was fitted to."""

@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.training.linear import FILE, BlockTransform
 from jobs.evaluate import main
 from tests.tiny import picture, sample, tiny_model, write_tar
@@ -64,6 +65,39 @@ def test_the_block_transform_beside_the_checkpoint_is_compared_with(
             main([*flags, f"--block_transform={wrong}"])
         assert exit_.value.code == 2
         assert "no block transform" in capsys.readouterr().err
+
+
+def test_a_checkpoint_in_a_store_has_its_block_transform_beside_it_too(
+    urls: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = "memory://evaluated/checkpoint"
+    tiny_model().save_pretrained(folder)
+    flags = [f"--input.urls={urls}", f"--model.path={folder}", "--sizes=32"]
+    assert main(flags) == 0
+    assert "block transform" not in capsys.readouterr().out
+    BlockTransform.fit([np.stack([picture(64, 64, seed) for seed in range(4)])]).save(f"{folder}/{FILE}")
+    assert main(flags) == 0
+    assert "block transform" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_:
+        main([*flags, f"--block_transform={folder}/none.safetensors"])
+    assert exit_.value.code == 2
+    assert "none.safetensors" in capsys.readouterr().err
+
+
+def test_a_network_without_a_condition_branch_that_fits_is_refused(
+    urls: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    AsymmetricAutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        down_block_out_channels=(8, 8),
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        up_block_out_channels=(8, 24),
+        norm_num_groups=4,
+    ).save_pretrained(tmp_path / "odd")
+    with pytest.raises(SystemExit) as exit_:
+        main([f"--input.urls={urls}", f"--model.path={tmp_path / 'odd'}"])
+    assert exit_.value.code == 2
+    assert "can't decode with image and mask" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
