@@ -19,7 +19,6 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -28,7 +27,17 @@ from asymvae.fingerprint import settings_that
 from asymvae.media.image import encode_image
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.model.checkpoint import CONFIG_FILE
-from asymvae.storage.filesystem import info, join, list_files, put_if_absent, read_bytes, redact, remove, replace
+from asymvae.storage.filesystem import (
+    TEMPORARY,
+    info,
+    join,
+    list_files,
+    put_if_absent,
+    read_bytes,
+    redact,
+    remove,
+    replace,
+)
 from asymvae.training.config import TrainJob
 from asymvae.training.linear import FILE, BlockTransform
 
@@ -70,13 +79,15 @@ class RunFolder:
             for name in sorted(ours.keys() | theirs.keys())
             if ours.get(name) != theirs.get(name)
         ]
-        if differ and not list_files(self._at("state")):
-            remove(self._at(FILE))  # fitted under those settings
-            replace(self._at(_JOB), (json.dumps(ours, indent=2) + "\n").encode())
-        elif differ:
+        if not differ:
+            return
+        # without the state, which someone may remove to save space, a checkpoint would be taken for this job's own
+        if list_files(self._at("state")) or self.has_checkpoint(AUTOENCODER) or self.has_checkpoint(CHECKPOINT):
             raise OtherRunError(
                 "\n".join([f"{redact(self.url)} holds a run of other settings; take another output.url", *differ])
             )
+        remove(self._at(FILE))  # fitted under those settings
+        replace(self._at(_JOB), (json.dumps(ours, indent=2) + "\n").encode())
 
     def save_state(self, stage: str, state: Mapping[str, Any]) -> None:
         buffer = io.BytesIO()
@@ -93,8 +104,11 @@ class RunFolder:
 
     def drop_after(self, stage: str, step: int) -> None:
         """Losses and pictures of later steps than the state's go: a crash left them, and their steps come again,
-        perhaps under other names.
+        perhaps under other names. So do unfinished files, of which a state's is as large as a state.
         """
+        for kind in ("state", "losses", "pictures"):
+            for name in filter(TEMPORARY.match, list_files(self._at(kind), prefix=f".{stage}")):
+                remove(self._at(kind, name))
         for kind in ("losses", "pictures"):
             for name in list_files(self._at(kind), prefix=f"{stage}-"):
                 if int(name.removeprefix(f"{stage}-").partition(".")[0]) > step:
@@ -125,12 +139,10 @@ class RunFolder:
         return AsymmetricAutoencoderKL.from_pretrained(self._at(name))
 
     def write_transform(self, transform: BlockTransform, *below: str) -> None:
-        replace(self._at(*below, FILE), safetensors.torch.save(transform.tensors()))
+        transform.save(self._at(*below, FILE))
 
     def read_transform(self) -> BlockTransform | None:
-        if not self._exists(FILE):
-            return None
-        return BlockTransform(**safetensors.torch.load(read_bytes(self._at(FILE))))
+        return BlockTransform.load(self._at(FILE)) if self._exists(FILE) else None
 
     def _exists(self, *names: str) -> bool:
         try:

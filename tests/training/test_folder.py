@@ -15,6 +15,7 @@ import torch
 from asymvae.training.config import TrainJob
 from asymvae.training.folder import OtherRunError, RunFolder
 from asymvae.training.linear import BlockTransform
+from tests.tiny import tiny_model
 
 
 def job(out: str, **settings: Any) -> TrainJob:
@@ -38,6 +39,25 @@ def test_a_folder_belongs_to_what_was_trained_in_it(out_url: str) -> None:
         folder.open(job(out_url, autoencoder={"steps": 6}, seed=1))
     assert folder.load_state("autoencoder") == {"step": 1}
     assert folder.load_state("decoder") is None
+
+
+def test_a_checkpoint_whose_state_was_removed_is_no_other_job_s(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    folder.open(job(str(tmp_path)))
+    folder.write_checkpoint("autoencoder", tiny_model())
+    with pytest.raises(OtherRunError, match="seed: was 0, is 1"):
+        folder.open(job(str(tmp_path), seed=1))
+    folder.open(job(str(tmp_path)))
+
+
+def test_unfinished_files_of_a_crash_go(tmp_path: Path) -> None:
+    for kind in ("state", "losses", "pictures"):
+        (tmp_path / kind).mkdir()
+        for name in (f".decoder.pt.{'0' * 32}.tmp", f".autoencoder.pt.{'0' * 32}.tmp", "decoder-00000002"):
+            (tmp_path / kind / name).write_bytes(b"")
+    RunFolder(str(tmp_path)).drop_after("decoder", 2)
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {f".autoencoder.pt.{'0' * 32}.tmp", "decoder-00000002"}
 
 
 def test_a_job_that_came_to_nothing_gives_way(out_url: str) -> None:
