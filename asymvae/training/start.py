@@ -56,8 +56,10 @@ def new_model(network: NetworkSettings, *, sample_size: int, seed: int) -> Asymm
         moments.bias[model.config.latent_channels :] = _LOGVAR
     if taken:
         expected = {name for name in model.state_dict() if name.startswith(_KEPT)}
-        if missing := sorted(expected - taken.keys()):
-            raise CheckpointError(f"network.encoder {network.encoder} lacks {', '.join(missing)}")
+        # more than expected is as wrong: another architecture, of which a part would be left out unsaid
+        for what, names in (("lacks", expected - taken.keys()), ("has no place here for", taken.keys() - expected)):
+            if names:
+                raise CheckpointError(f"network.encoder {network.encoder} {what} {', '.join(sorted(names))}")
         model.load_state_dict(taken, strict=False)
     return model
 

@@ -91,6 +91,14 @@ def test_an_encoder_that_does_not_fit_is_refused(
         new_model(network(tmp_path, **wrong), sample_size=64, seed=0)
 
 
+def test_an_encoder_with_more_than_there_is_place_for_is_refused(tmp_path: Path) -> None:
+    plain_vae().save_pretrained(tmp_path)
+    more = {"encoder.down_blocks.3.attentions.0.to_q.weight": torch.zeros(16, 16)}
+    save_file(load_file(tmp_path / WEIGHTS) | more, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"network\.encoder .* has no place here for .*attentions\.0\.to_q"):
+        new_model(network(tmp_path), sample_size=64, seed=0)
+
+
 def test_what_is_no_autoencoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
     with pytest.raises(CheckpointError, match="UNet2DConditionModel"):
