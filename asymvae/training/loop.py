@@ -130,7 +130,7 @@ class StageRun:
         name = self.stage.name
         return DivergedError(
             f"stage {name} has diverged by step {self.step}, its losses or weights are no numbers any more: lower "
-            f"{name}.learning_rate, or raise warmup_steps; the last state is kept"
+            f"{name}.learning_rate or raise warmup_steps, in another output.url; the last state stays in this one"
         )
 
 

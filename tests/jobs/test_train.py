@@ -327,6 +327,7 @@ def test_a_run_that_diverges_says_so(checkpoint: Path, tmp_path: Path, train: Ca
     assert ran.code == 1
     assert "error: stage decoder has diverged by step 4" in ran.err
     assert "lower decoder.learning_rate" in ran.err
+    assert "another output.url" in ran.err  # here other settings are refused
     assert not (tmp_path / "checkpoint").exists()
 
 
