@@ -84,6 +84,7 @@ class Crops:
                         yield batches[batch], Position(epoch, window, group, batch + 1)
                     position = Position(epoch, window, group + 1)
                 position = Position(epoch, window + 1)
+                del samples  # before the next window is read: one is held at a time
             if empty:
                 raise NoImagesError(self._nothing())
             position = Position(epoch + 1)

@@ -52,6 +52,8 @@ class Training:
     def run(self, progress: Progress) -> TrainResult:
         """Raises what is wrong with the settings as ValueError or FileNotFoundError, before the first step."""
         torch.set_num_threads(self.job.run.threads)
+        # float32 means float32; what autocast leaves in it beside bfloat16 may be coarser
+        torch.backends.cudnn.allow_tf32 = self.job.run.precision != "float32"
         # before hours are spent on the first stage: a misspelt file is a wrong setting
         weights = self.job.decoder.lpips_weights
         lpips = LPIPS.load(*weights).to(self.device) if weights else None
