@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
@@ -16,8 +16,6 @@ MEMORY: Final = {
 }
 _SIDE: Final = {"cuda": 8192, "cpu": 2048}  # large enough that a matrix product reaches its limit
 _PEAK_SECONDS: Final = 1.0
-
-DeviceType = Literal["cpu", "cuda"]
 
 
 def synchronize(device: str) -> None:
@@ -54,11 +52,11 @@ def matmul_peak(device: str, dtype: str, side: int | None = None) -> float:
 def memory_of(call: Callable[[], object], device: str) -> int:
     """Bytes that one call holds at its peak, its result included, what was there before not."""
     if device == "cuda":
-        torch.cuda.synchronize()
+        synchronize(device)
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         call()
-        torch.cuda.synchronize()
+        synchronize(device)
         return torch.cuda.max_memory_allocated() - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells stderr that it starts and stops
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:

@@ -120,7 +120,11 @@ def measure_pipeline(job: PipelineBenchmark, scratch: Path, tell: Tell) -> Measu
     inpaint = InpaintJob(**values)
     timings = list(measure(inpaint, ray_workers=job.ray_workers, rounds=job.pairs, scratch=scratch, tell=tell))
     subject = f"{named}; {subject}; a worker's batch: {job.workers.batch_size}, its threads: {job.workers.cpu_threads}"
-    return Measured(timings, pipeline_report.table(timings), pipeline_report.panels(timings), "samples/s", subject, [])
+    notes = ["Seconds by stage: a worker's, summed over its threads and shards."]
+    if gpus:
+        notes.append("On a GPU a worker's device stage is the launching alone; the loop's waits for the GPU.")
+    table, panels = pipeline_report.table(timings), pipeline_report.panels(timings)
+    return Measured(timings, table, panels, "samples/s", subject, notes)
 
 
 def measure_codecs(job: CodecBenchmark, tell: Tell) -> Measured:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from asymvae.benchmark.turns import Panels
+from asymvae.storage import filesystem
 
 
 def write(
@@ -40,10 +41,6 @@ def write(
         made[f"{stem}.png"] = draw(panels, unit, title=title)
     except ModuleNotFoundError as error:
         missing.append(f"{stem}.png: {error.name} is not installed")
-    try:
-        from asymvae.storage import filesystem
-    except ModuleNotFoundError as error:
-        return [], [f"{folder}: {error.name} is not installed"]
     for name, content in made.items():
         filesystem.replace(filesystem.join(folder, name), content)
     return [filesystem.join(folder, name) for name in made], missing

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from multiprocessing import get_context
@@ -93,11 +93,7 @@ def measure(
         return run
 
     for number, _, timing in in_turns({name: announced(name) for name in ways}, rounds):
-        yield PipelineTiming(**{**_fields(timing), "round": number})
-
-
-def _fields(timing: PipelineTiming) -> dict[str, Any]:
-    return {name: getattr(timing, name) for name in PipelineTiming.__dataclass_fields__}
+        yield replace(timing, round=number)
 
 
 def _loop(job: InpaintJob, name: str) -> PipelineTiming:

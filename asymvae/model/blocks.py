@@ -136,10 +136,15 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() * 4 >= 2**31:
-            x = x.contiguous()  # CUDA's channels_last kernel counts in 32 bits (pytorch issue 141831)
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(double(x))
         return out
+
+
+def double(x: Tensor) -> Tensor:
+    """Each pixel four times: (N, C, H, W) -> (N, C, 2 * H, 2 * W)."""
+    if x.numel() * 4 >= 2**31:
+        x = x.contiguous()  # CUDA's channels_last kernel counts in 32 bits (pytorch issue 141831)
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class DownBlock(nn.Module):

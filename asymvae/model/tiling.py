@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .blocks import Attention, MiddleBlock, ResnetBlock
+from .blocks import Attention, MiddleBlock, ResnetBlock, double
 from .condition import ConditionEncoder
 from .decoder import Decoder
 from .encoder import Encoder
@@ -87,7 +87,7 @@ def decode(
             strips = condition.blend(level, strips)
         strips = _resnets(block.resnets, strips, offload)
         for sampler in block.upsamplers or ():
-            strips = convolve(sampler.conv, _double(strips))
+            strips = convolve(sampler.conv, map(double, strips))
     if condition is not None:
         strips = condition.blend(len(decoder.up_blocks), strips)
     norm, conv = decoder.conv_norm_out, decoder.conv_out
@@ -119,11 +119,6 @@ def _resnet(block: ResnetBlock, strips: Strips, offload: bool) -> Strips:
         del out
 
 
-def _double(strips: Strips) -> Strips:
-    for strip in strips:
-        yield F.interpolate(strip, scale_factor=2.0, mode="nearest")
-
-
 class _Condition:
     """The known pixels' features, strip by strip, blended in where the mask says so.
 
@@ -146,7 +141,8 @@ class _Condition:
         known = self._kept[source].drain() if source in self._kept else self._features(source)
         masks = split(self._mask[:, :, ::cell, ::cell], self._rows // cell)  # as nearest interpolation picks
         for strip in strips:
-            yield torch.lerp(next(known), strip, next(masks), out=strip)  # exact where the mask is 0 or 1
+            mask = next(masks).to(strip.dtype)  # autocast makes strips of another
+            yield torch.lerp(next(known), strip, mask, out=strip)  # exact where the mask is 0 or 1
             del strip
 
     def _features(self, source: int, *, keep: bool = False) -> Strips:

@@ -3,8 +3,8 @@
 python -m tests.peers.tiling --size 512 1024 [--config demo | x-1-5 | x-2] [--dtype bfloat16] [--channels-last]
     [--strip 128] [--offload] [--device cuda] [--part encode] [--tiled-only] [--repeat 3] [--threads 1]
 
-Where the untiled pass doesn't fit, --tiled-only leaves it out, and the difference with it. Bytes: on a CPU those of
-live tensors (tests/model/live_bytes.py), on CUDA the allocator's peak; weights and inputs not counted.
+Where the untiled pass doesn't fit, --tiled-only leaves it out, and the difference with it. Bytes: the peak of torch's
+allocator, weights and inputs not counted.
 """
 
 from __future__ import annotations
@@ -18,18 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asymvae.model import PUBLISHED, AsymmetricAutoencoderKL
-from tests.model.live_bytes import LiveBytes
+from asymvae.benchmark.contenders import NETWORKS
+from asymvae.benchmark.device import memory_of, synchronize
+from asymvae.model import AsymmetricAutoencoderKL
 from tests.model.small import holes, picture, randomise
 
-DEMO: dict[str, Any] = {
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "down_block_out_channels": (16, 32, 64, 64),
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "up_block_out_channels": (16, 32, 64, 64),
-    "norm_num_groups": 4,
-}
-CONFIGS = PUBLISHED | {"demo": DEMO}
 PARTS = ("encode", "decode", "decode(image, mask)")
 
 
@@ -48,38 +41,24 @@ def parts(model: AsymmetricAutoencoderKL, size: int, batch: int, layout: Any) ->
     }
 
 
-def timed(run: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
+def timed(run: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:
+    synchronize(device)
     start = time.perf_counter()
     out = run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter() - start, out
-
-
-def peak(run: Callable[[], Tensor], device: torch.device) -> int:
-    """Bytes at the most, beside what is there before."""
-    if device.type != "cuda":
-        with LiveBytes() as live:
-            run()
-        return live.peak
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    run()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", choices=sorted(CONFIGS), default="demo")
+    parser.add_argument("--config", choices=sorted(NETWORKS), default="demo")
     parser.add_argument("--size", type=int, nargs="+", default=[512, 1024])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=["float32", "float64", "bfloat16", "float16"], default="float32")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--strip", type=int, default=None, help="rows of the image in a strip")
     parser.add_argument("--offload", action="store_true")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--tiled-only", action="store_true")
     parser.add_argument("--repeat", type=int, default=3, help="pairs, of which the medians are printed")
@@ -87,7 +66,7 @@ def main() -> None:
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     layout = torch.channels_last if flags.channels_last else torch.contiguous_format
-    model = AsymmetricAutoencoderKL(**CONFIGS[flags.config]).eval().requires_grad_(False)
+    model = AsymmetricAutoencoderKL(**NETWORKS[flags.config]).eval().requires_grad_(False)
     randomise(model, 1)
     model.to(flags.device, getattr(torch, flags.dtype)).to(memory_format=layout)
     print(
@@ -116,7 +95,7 @@ def row(model: AsymmetricAutoencoderKL, run: Callable[[], Tensor], flags: argpar
     for _ in range(flags.repeat):
         for way in ways:
             switch(way)
-            taken, outs[way] = timed(run, model.device)
+            taken, outs[way] = timed(run, flags.device)
             seconds[way].append(taken)
     off = ratio = median = float("nan")
     if not flags.tiled_only:
@@ -128,7 +107,7 @@ def row(model: AsymmetricAutoencoderKL, run: Callable[[], Tensor], flags: argpar
     bytes_a_pixel = []
     for way in ways:
         switch(way)
-        bytes_a_pixel.append(peak(run, model.device) / pixels)
+        bytes_a_pixel.append(memory_of(run, flags.device) / pixels)
     tiled_seconds = statistics.median(seconds[True])
     peaks = "".join(f"{x:10.0f}" for x in bytes_a_pixel)
     return f"{off:12.1e}{tiled_seconds:10.2f}{median:10.2f}{ratio:8.2f}{peaks}"
