@@ -24,7 +24,7 @@ from asymvae.training.config import TrainJob
 from asymvae.training.evaluation_config import EvaluateJob
 from asymvae.training.scores import Evaluation, Preservation, Reconstruction, tables
 from jobs.arguments import setting_names
-from tests.tiny import job, tiny_model
+from tests.tiny import job
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -166,7 +166,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like the project's root after `make demo`, but for the demo's result."""
     folder = tmp_path_factory.mktemp("root")
     (folder / "configs").symlink_to(ROOT / "configs")
-    tiny_model().save_pretrained(folder / "out/demo/checkpoint")
     return folder
 
 
@@ -200,7 +199,7 @@ def test_the_inpainter_of_the_reader_s_own(workplace: Path, monkeypatch: pytest.
     (workplace / "my_fills.py").write_text(example("# my_fills.py"))
     monkeypatch.syspath_prepend(workplace)
     settings = job(
-        "configs/samples/00002.tar", "out/mean", "out/demo/checkpoint", inpaint={"method": "my_fills:MeanFill"}
+        "configs/samples/00002.tar", "out/mean", "configs/demo-checkpoint", inpaint={"method": "my_fills:MeanFill"}
     )
     try:
         result = run_job(settings, LocalExecutor())

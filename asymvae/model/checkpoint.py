@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -234,6 +235,8 @@ def write(
             _write_json(os.path.join(folder, index), weight_map)
             names.append(index)
         _write_json(os.path.join(folder, CONFIG_FILE), config)
+        for name in names:  # safetensors lets nobody but the owner read what it writes
+            shutil.copymode(os.path.join(folder, CONFIG_FILE), os.path.join(folder, name))
         for name in [*names, CONFIG_FILE]:
             file = os.path.join(folder, name)
             if isinstance(filesystem, LocalFileSystem):
