@@ -10,7 +10,7 @@ import cv2
 
 from asymvae.benchmark.samples import Pixels, encode_all, pictures
 from asymvae.benchmark.tables import markdown
-from asymvae.benchmark.turns import Panels, Spread, in_turns, number
+from asymvae.benchmark.turns import Panels, Spread, in_turns, number, panels_of
 from asymvae.config import InputSettings
 from asymvae.faults import Fault
 from asymvae.media.image import decode_image
@@ -96,11 +96,4 @@ def table(timings: Sequence[CodecTiming]) -> str:
 
 def panels(timings: Sequence[CodecTiming]) -> Panels:
     """Milliseconds over sizes, a panel a direction."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for timing in timings:
-        series = found.setdefault(timing.direction, {}).setdefault(timing.format, {})
-        series.setdefault(f"{timing.size} px", []).append(timing.ms)
-    return {
-        direction: {name: {place: Spread.of(v) for place, v in places.items()} for name, places in series.items()}
-        for direction, series in found.items()
-    }
+    return panels_of((timing.direction, timing.format, f"{timing.size} px", timing.ms) for timing in timings)

@@ -8,7 +8,7 @@ from itertools import groupby
 from asymvae.benchmark.contenders import Way
 from asymvae.benchmark.network import Timing
 from asymvae.benchmark.tables import markdown
-from asymvae.benchmark.turns import Panels, Spread, number, ratios
+from asymvae.benchmark.turns import Panels, Spread, number, panels_of, ratios
 
 _HEAD = ("part", "px", "batch", "network", "dtype", "layout", "images/s", "TFLOP/s", "of peak", "MiB")
 _PART = {"encode": "encode", "decode": "decode", "decode_masked": "decode(image, mask)"}
@@ -60,14 +60,13 @@ def of_peaks(peaks: Mapping[str, float]) -> str:
 
 def panels(timings: Sequence[Timing]) -> Panels:
     """TFLOP/s over sizes and batches, a panel a part."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for timing in timings:
-        if not timing.out_of_memory:
-            label = f"{timing.way} {timing.dtype} {timing.layout}"
-            place = f"{timing.size} px" if timing.batch == 1 else f"{timing.batch} x {timing.size} px"
-            of_part = found.setdefault(_PART[timing.part], {})
-            of_part.setdefault(label, {}).setdefault(place, []).append(timing.flops_per_s / 1e12)
-    return {
-        part: {label: {place: Spread.of(v) for place, v in places.items()} for label, places in series.items()}
-        for part, series in found.items()
-    }
+    return panels_of(
+        (
+            _PART[timing.part],
+            f"{timing.way} {timing.dtype} {timing.layout}",
+            f"{timing.size} px" if timing.batch == 1 else f"{timing.batch} x {timing.size} px",
+            timing.flops_per_s / 1e12,
+        )
+        for timing in timings
+        if not timing.out_of_memory
+    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from asymvae.benchmark.pipeline import LOOP, PipelineTiming
 from asymvae.benchmark.tables import markdown
-from asymvae.benchmark.turns import Panels, Spread, number, ratios
+from asymvae.benchmark.turns import Panels, Spread, number, panels_of, ratios
 
 STAGES = ("read", "prepare", "device", "finish", "write")
 
@@ -41,7 +41,4 @@ def _of_stage(timing: PipelineTiming, stage: str) -> float:
 
 
 def panels(timings: Sequence[PipelineTiming]) -> Panels:
-    speeds: dict[str, list[float]] = {}
-    for timing in timings:
-        speeds.setdefault(timing.way, []).append(timing.samples_per_s)
-    return {"": {"samples/s": {way.replace(", ", "\n"): Spread.of(values) for way, values in speeds.items()}}}
+    return panels_of(("", "samples/s", timing.way.replace(", ", "\n"), timing.samples_per_s) for timing in timings)

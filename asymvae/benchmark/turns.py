@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -39,6 +39,17 @@ class Spread:
 
 Series = Mapping[str, Mapping[str, Spread]]  # what a plot shows: label -> place on the x axis -> value
 Panels = Mapping[str, Series]  # by title
+
+
+def panels_of(values: Iterable[tuple[str, str, str, float]]) -> Panels:
+    """Of (panel, label, place, value), the spread of each place's."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for panel, label, place, value in values:
+        found.setdefault(panel, {}).setdefault(label, {}).setdefault(place, []).append(value)
+    return {
+        panel: {label: {place: Spread.of(several) for place, several in places.items()} for label, places in of.items()}
+        for panel, of in found.items()
+    }
 
 
 def ratios(above: Mapping[int, float], below: Mapping[int, float]) -> Spread:
