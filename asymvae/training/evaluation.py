@@ -73,14 +73,6 @@ def load_transform(job: EvaluateJob, factor: int) -> BlockTransform | None:
     return transform
 
 
-@torch.inference_mode()
-def reconstruction_psnr(model: AsymmetricAutoencoderKL, images: Tensor) -> float:
-    """Mean PSNR in dB of encode -> mode -> decode over ``images``, (N, 3, H, W) in [-1, 1], multiples of the factor."""
-    decoded = model.decode(model.encode(images).latent_dist.mode()).sample.float().clamp(-1, 1)
-    errors = (decoded - images.float()).square().mean(dim=(1, 2, 3)).tolist()
-    return sum(map(_psnr, errors)) / len(errors)
-
-
 def bilinear(image: Tensor, factor: int) -> Tensor:
     """(N, 3, H, W) reduced ``factor`` times, antialiased, and enlarged again: what no autoencoder may be worse than."""
     height, width = image.shape[-2:]
