@@ -64,8 +64,8 @@ def convolve_rows(conv: nn.Conv2d, rows: Tensor) -> Tensor:
 class Held:
     """Strips at rest. ``groups``, where a group norm comes next: their statistics are taken as they come in.
 
-    With ``offload`` they rest in host memory (page-locked where they come from a GPU). Host code never reads them:
-    both ways are queued on the device's stream, and so is the order.
+    With ``offload`` they rest in host memory. Copies there are waited for: queued ones would go to page-locked memory,
+    which torch can't use again before they are done, and a host that runs ahead would take ever more of it.
     """
 
     def __init__(self, strips: Iterable[Tensor] = (), *, groups: int | None = None, offload: bool = False) -> None:
@@ -85,16 +85,16 @@ class Held:
         if self._moments is not None:
             self._moments.add(strip)
         self._device = strip.device
-        self._strips.append(strip.to("cpu", non_blocking=True) if self._offload else strip)
+        self._strips.append(strip.cpu() if self._offload else strip)
 
     def read(self) -> Strips:
         for strip in self._strips:
-            yield strip.to(self._device, non_blocking=True)
+            yield strip.to(self._device)
 
     def drain(self) -> Strips:
         """As :meth:`read`, and each is given up as it is read."""
         while self._strips:
-            yield self._strips.popleft().to(self._device, non_blocking=True)
+            yield self._strips.popleft().to(self._device)
 
     def normalise(self, norm: GroupNorm, act: Activation, *, drain: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """(strip, act(norm(the strip and a row above and below it))): zeros stand beyond the border, as a
