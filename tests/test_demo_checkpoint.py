@@ -85,16 +85,22 @@ def test_latents_of_the_held_out_photographs_have_a_deviation_near_one() -> None
 
 
 def test_diffusers_decodes_it_alike() -> None:
+    """In float64: in float32 its group norm takes ATen's channels_last kernel here, and is off by up to 5e-5 itself."""
     ours = AsymmetricAutoencoderKL.from_pretrained(FOLDER)
-    theirs = diffusers.AsymmetricAutoencoderKL.from_pretrained(FOLDER, torch_dtype=torch.float32)
+    theirs = diffusers.AsymmetricAutoencoderKL.from_pretrained(FOLDER, torch_dtype=torch.float64)
     image = pictures()[0]
     mask = torch.zeros(1, 1, *image.shape[2:])
     mask[..., 40:80, 40:100] = 1
     with torch.no_grad():
-        z = ours.encode(image).latent_dist.mode()
-        torch.testing.assert_close(z, theirs.encode(image).latent_dist.mode(), rtol=0, atol=1e-5)
-        expected = theirs.decode(z, image=image, mask=mask).sample
-        torch.testing.assert_close(ours.decode(z, image=image, mask=mask).sample, expected, rtol=0, atol=2e-5)
+        z = theirs.encode(image.double()).latent_dist.mode()
+        assert off(ours.encode(image).latent_dist.mode(), z) < 1e-5
+        expected = theirs.decode(z, image=image.double(), mask=mask.double()).sample
+        assert off(ours.decode(z, image=image, mask=mask).sample, expected) < 1e-5
+
+
+def off(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def pictures() -> list[torch.Tensor]:
