@@ -14,7 +14,7 @@ from tqdm import tqdm
 from asymvae.report.curves import draw_losses
 from asymvae.storage.filesystem import join, redact, redact_text, replace
 from asymvae.training.config import TrainJob
-from asymvae.training.loop import DivergedError
+from asymvae.training.loop import TrainingError
 from asymvae.training.train import Training
 from jobs.arguments import fail, parse
 
@@ -40,7 +40,7 @@ examples:
 
 exit codes:
   0  the checkpoint is written
-  1  training diverged, or its storage failed; the last state is kept
+  1  training diverged, did not fit the device, or its storage failed; the last state is kept
   2  the configuration is wrong; nothing was trained
   130  interrupted (Ctrl-C); the same command goes on from the last state
 """
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with progress:
             result = Training(job).run(progress.tell)
-    except DivergedError as error:
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         _draw_curves(job.output.url)
         return 1

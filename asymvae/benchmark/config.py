@@ -94,7 +94,7 @@ class PipelineBenchmark(JobSettings):
     input: BenchmarkInput = BenchmarkInput()
     size: int = setting(512, "side of the drawn pictures", "no", ge=8, multiple_of=8)
     shards: int = setting(2, "of drawn pictures; every worker should have one or more", "no", ge=1)
-    samples: int = setting(100, "in a drawn shard", "no", ge=1)
+    samples: int = setting(32, "in a drawn shard; a GPU wants more", "no", ge=1)
     workers: BenchmarkWorkers = BenchmarkWorkers()
     ray_workers: Annotated[tuple[Count, ...], *_AS_TEXT] = setting(
         (1,), "numbers of Ray workers, with commas between; empty leaves Ray out", "no"

@@ -46,11 +46,12 @@ class NetworkSettings(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> NetworkSettings:
-        first, *others = self.up_block_out_channels
-        if others != [2 * first, 4 * first, 4 * first]:
+        first = self.up_block_out_channels[0] if self.up_block_out_channels else 32
+        wanted = (first, 2 * first, 4 * first, 4 * first)
+        if self.up_block_out_channels != wanted:
             raise ValueError(
                 f"up_block_out_channels is {list(self.up_block_out_channels)}; the condition branch needs "
-                f"[b, 2b, 4b, 4b], such as {[first, 2 * first, 4 * first, 4 * first]}"
+                f"[b, 2b, 4b, 4b], such as {list(wanted)}"
             )
         if len(self.down_block_out_channels) != 4:
             raise ValueError("down_block_out_channels must have 4 entries, as up_block_out_channels: both sides are f8")
@@ -100,7 +101,9 @@ class DecoderSettings(Section):
     )
     lpips_weights: Urls = setting((), "files of LPIPS' weights (VGG16 and its linear layers); none: no LPIPS", "yes")
     lpips_weight: float = setting(1.0, "of LPIPS beside the mean absolute error", "yes", ge=0)
-    adversarial_from: int | None = setting(None, "step from which the PatchGAN takes part; by default never", "yes")
+    adversarial_from: int | None = setting(
+        None, "steps after which the PatchGAN takes part; by default never", "yes", ge=0
+    )
     adversarial_weight: float = setting(0.8, "of the PatchGAN's gradient beside the others', at the last layer", "yes")
 
     @model_validator(mode="after")
@@ -139,4 +142,13 @@ class TrainJob(JobSettings):
     def _consistent(self) -> TrainJob:
         if (self.autoencoder.steps > 0) == (self.network.encoder is not None):
             raise ValueError("set either network.encoder, whose encoder is kept, or autoencoder.steps, to train one")
+        # a setting that would do nothing is a mistake
+        if self.autoencoder.linear_start and not self.autoencoder.steps:
+            raise ValueError("autoencoder.linear_start is for a new encoder; with network.encoder leave it out")
+        begin = self.decoder.adversarial_from
+        if begin is not None and begin >= self.decoder.steps:
+            raise ValueError(
+                f"decoder.adversarial_from ({begin}) is not below decoder.steps ({self.decoder.steps}): the PatchGAN "
+                "would never take part; lower it, or leave it out"
+            )
         return self

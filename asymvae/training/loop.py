@@ -27,7 +27,11 @@ _LOOK_EVERY = 10  # reading a loss makes a GPU wait
 _MOST_GRADIENT = 1.0
 
 
-class DivergedError(RuntimeError):
+class TrainingError(RuntimeError):
+    """Training can't go on; the last state stays. The message names the setting."""
+
+
+class DivergedError(TrainingError):
     """The loss is no number any more. The last state, which is sound, stays."""
 
 
@@ -60,13 +64,16 @@ class StageRun:
         return True
 
     def run(self, progress: Progress) -> AsymmetricAutoencoderKL:
-        """All steps that are left; the averaged model. Raises DivergedError, and NoImagesError of the crops."""
+        """All steps that are left; the averaged model. Raises TrainingError, and NoImagesError of the crops."""
         job = self.job
         with contextlib.closing(self.crops.batches(self.position, threads=job.run.threads)) as batches:
             while self.step < self.steps:
                 started = time.perf_counter()
                 pixels, position = next(batches)
-                losses = self._step(normalised(torch.from_numpy(pixels).to(self.stage.model.device)))
+                try:
+                    losses = self._step(normalised(torch.from_numpy(pixels).to(self.stage.model.device)))
+                except torch.OutOfMemoryError as error:
+                    raise self._too_large() from error
                 self.step, self.position = self.step + 1, position
                 self._note(losses, time.perf_counter() - started, progress)
                 if self.step % job.run.save_every == 0 or self.step == self.steps:
@@ -125,6 +132,13 @@ class StageRun:
             },
         )
         self._rows.clear()
+
+    def _too_large(self) -> TrainingError:
+        name = self.stage.name
+        return TrainingError(
+            f"the network and a batch of {self.crops.batch_size} crops don't fit the device in stage {name}: lower "
+            f"{name}.batch_size, and the learning rate with it, or crops.size, in another output.url"
+        )
 
     def _diverged(self) -> DivergedError:
         name = self.stage.name

@@ -16,8 +16,8 @@ from asymvae.storage.shards import list_shards
 from asymvae.training.config import TrainJob
 from asymvae.training.crops import Crops
 from asymvae.training.folder import RunFolder
-from asymvae.training.loop import DivergedError, StageRun, schedule
-from asymvae.training.stage import DecoderStage
+from asymvae.training.loop import DivergedError, StageRun, TrainingError, schedule
+from asymvae.training.stage import DecoderStage, Losses
 from tests.tiny import file_bytes, picture, tiny_model, write_tar
 
 
@@ -94,6 +94,19 @@ def test_the_rows_of_every_step(shard: str, tmp_path: Path) -> None:
     assert rows[4]["loss"] == rows[4]["l1"] == told[4][3]["loss"]
     assert [row["learning_rate"] for row in rows[:3]] == [0.005, 0.01, 0.01]
     assert all(row["kl"] is None and row["lpips"] is None and row["seconds"] > 0 for row in rows)
+
+
+def test_a_batch_that_does_not_fit_names_the_setting(
+    shard: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = started(shard, tmp_path)
+
+    def full(*_: object) -> Losses:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run.stage, "losses", full)
+    with pytest.raises(TrainingError, match=r"stage decoder: lower decoder\.batch_size"):
+        run.run(lambda *_: None)
 
 
 def test_a_state_of_losses_that_are_no_numbers_is_not_kept(shard: str, tmp_path: Path) -> None:

@@ -36,6 +36,12 @@ def settings(*arguments: str) -> TrainJob:
         (["--decoder.batchsize=4"], "did you mean decoder.batch_size"),
         (["--average=1"], "average: .*less than 1"),
         (["--run.precision=float16"], "run.precision"),
+        (["--decoder.adversarial_from=5"], r"adversarial_from \(5\) is not below decoder.steps \(5\)"),
+        (["--decoder.adversarial_from=-1"], "decoder.adversarial_from: .*greater than or equal to 0"),
+        (
+            ["--network.encoder=some/vae", "--autoencoder.steps=0", "--autoencoder.linear_start=true"],
+            "linear_start is for a new encoder",
+        ),
     ],
 )
 def test_errors_name_the_setting(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
