@@ -34,7 +34,8 @@ class Case:
 class Timing:
     """One timing of one way. ``seconds`` are a call's; FLOPs are the published architecture's, whoever is measured.
 
-    Where a way ran out of memory there is one row of it, with ``out_of_memory`` and nothing measured.
+    Where a way did not run (out of memory, or not to be compiled here) there is one row of it, with ``failed`` saying
+    why, and nothing measured.
     """
 
     part: str
@@ -52,7 +53,7 @@ class Timing:
     peak_flops: float = math.nan  # a second, of a matrix product in this dtype
     memory: int = 0  # bytes, of a call
     difference: float = math.nan  # largest, from the first way's result, over its largest value
-    out_of_memory: bool = False
+    failed: str = ""
 
     @property
     def way(self) -> Way:
@@ -119,9 +120,14 @@ def _measure_case(
             once = seconds_of(call, device)  # the second call: the first one compiles, or chooses its kernels
             about["memory"] = memory_of(call, device)
         except torch.OutOfMemoryError:
-            yield Timing(**about, out_of_memory=True)
+            yield Timing(**about, failed="out of memory")
             if device == "cuda":
                 torch.cuda.empty_cache()
+            continue
+        except RuntimeError as error:  # no C++ compiler, say; hours of other timings are not lost for it
+            if not way.compiled:
+                raise
+            yield Timing(**about, failed=f"not compiled: {type(error).__name__}")
             continue
         first = result if first is None else first
         about["difference"] = ((result - first).abs().max() / first.abs().max()).item()

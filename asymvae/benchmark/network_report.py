@@ -29,15 +29,15 @@ def _rows(timings: Sequence[Timing], peers: Sequence[str]) -> list[list[str]]:
     for timing in timings:
         by_way.setdefault(timing.way, []).append(timing)
     speeds = {
-        str(way): {timing.round: timing.images_per_s for timing in of if not timing.out_of_memory}
+        str(way): {timing.round: timing.images_per_s for timing in of if not timing.failed}
         for way, of in by_way.items()
     }
     rows = []
     for way, of in sorted(by_way.items(), key=lambda item: (item[0].maker != "ours", item[0].compiled)):
         one = of[0]
         row = [_PART[one.part], str(one.size), str(one.batch), str(way), one.dtype, one.layout]
-        if one.out_of_memory:
-            row += ["out of memory", *("" for _ in range(len(peers) + 4))]
+        if one.failed:
+            row += [one.failed, *("" for _ in range(len(peers) + 4))]
         else:
             row.append(number(Spread.of([timing.images_per_s for timing in of]).median))
             row.append(number(Spread.of([timing.flops_per_s for timing in of]).median / 1e12))
@@ -68,5 +68,5 @@ def panels(timings: Sequence[Timing]) -> Panels:
             timing.flops_per_s / 1e12,
         )
         for timing in timings
-        if not timing.out_of_memory
+        if not timing.failed
     )

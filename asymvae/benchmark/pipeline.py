@@ -69,13 +69,12 @@ def measure(
     Raises ConfigurationError for a job that can't be run, RunFailedError where one did not commit every shard.
     """
     on_cpu = job.workers.gpus == 0
-    ways: dict[str, Callable[[], PipelineTiming]] = {
-        # A CPU actor sets malloc so; a loop that doesn't is the one that people have.
-        LOOP: partial(_in_process, _loop, job, LOOP, environment=KEEP_FREED_MEMORY if on_cpu else {}),
-    }
+    # A CPU actor sets malloc so, and so do all ways here but one: the loop that people have.
+    kept = KEEP_FREED_MEMORY if on_cpu else {}
+    ways: dict[str, Callable[[], PipelineTiming]] = {LOOP: partial(_in_process, _loop, job, LOOP, environment=kept)}
     if on_cpu:
         ways[LOOP_AS_IT_COMES] = partial(_in_process, _loop, job, LOOP_AS_IT_COMES)
-    ways[LOCAL] = partial(_in_process, _job, job, LOCAL, 0, scratch)
+    ways[LOCAL] = partial(_in_process, _job, job, LOCAL, 0, scratch, environment=kept)
     for workers in ray_workers:
         name = f"Ray, {workers} worker{'s' * (workers > 1)}"
         ways[name] = partial(_in_process, _job, job, name, workers, scratch)

@@ -87,6 +87,22 @@ def test_diffusers_may_keep_to_a_dtype_of_its_own(network: Network) -> None:
     assert kernel.is_contiguous(memory_format=LAYOUTS["channels_last"])
 
 
+def test_what_can_not_be_compiled_is_said_and_the_others_go_on(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CompilerMissing(RuntimeError):
+        pass
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise CompilerMissing("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    ways = [Way("ours", "float32", "contiguous", compiled=True), Way("diffusers", "float32", "contiguous")]
+    timings = timings_of(network, ways, [Case("encode", 32, 1)])
+    assert [timing.failed for timing in timings] == ["not compiled: CompilerMissing"] + ROUNDS * [""]
+    assert "CompilerMissing" in network_report.table(timings)
+
+
 def test_what_runs_out_of_memory_is_said_and_the_others_go_on(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +112,7 @@ def test_what_runs_out_of_memory_is_said_and_the_others_go_on(
     ways = [Way("ours", "float32", "contiguous"), Way("diffusers", "float32", "contiguous")]
     monkeypatch.setattr(AsymmetricAutoencoderKL, "encode", fail)
     timings = timings_of(network, ways, [Case("encode", 32, 1)])
-    assert [timing.out_of_memory for timing in timings] == [True] + ROUNDS * [False]
+    assert [timing.failed for timing in timings] == ["out of memory"] + ROUNDS * [""]
     lines = network_report.table(timings).splitlines()
     assert "out of memory" in lines[2]
     assert "ours" in lines[2]

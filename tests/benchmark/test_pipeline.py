@@ -31,7 +31,7 @@ def test_loop_and_local_executor(tmp_path: Path, checkpoint: Path, monkeypatch: 
     timings = list(pipeline.measure(settings, ray_workers=(), rounds=2, scratch=tmp_path / "scratch", tell=said.append))
     assert said == [LOOP, LOOP_AS_IT_COMES, LOCAL, LOCAL, LOOP_AS_IT_COMES, LOOP]
     assert [timing.way for timing in timings] == said
-    assert environments[:3] == [KEEP_FREED_MEMORY, {}, {}]
+    assert environments[:3] == [KEEP_FREED_MEMORY, {}, KEEP_FREED_MEMORY]
     assert [timing.round for timing in timings] == [0, 0, 0, 1, 1, 1]
     assert {timing.samples for timing in timings} == {8}  # one bad one a shard, which every way reads
     for timing in timings:
