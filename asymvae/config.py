@@ -7,6 +7,7 @@ of ``--config``. Validated as a whole before anything starts; an unknown key is 
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -49,9 +50,15 @@ def _names(value: Any) -> Any:
     return _list_in(value) or [name.strip() for name in value.split(",")]
 
 
+def _several(value: Any) -> Any:
+    return re.findall(r"[^\s,\[\]\"]+", value) if isinstance(value, str) else value
+
+
 # As text (a flag, a variable, a YAML scalar) or as a list; NoDecode: the text comes here as it was written.
 Urls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_urls)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+# For tuples of numbers or words: ``256,512``, or the JSON list that a flag given twice becomes; a list in YAML.
+AS_TEXT = (NoDecode, BeforeValidator(_several))
 
 
 class InputSettings(Section):

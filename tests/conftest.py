@@ -37,6 +37,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread, for this test."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def s3_url(object_store: ObjectStore) -> str:
     """An s3:// folder of this test's own, with nothing in it."""
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"

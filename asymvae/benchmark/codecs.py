@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import cv2
 
 from asymvae.benchmark.samples import Pixels, encode_all, pictures
-from asymvae.benchmark.tables import markdown
 from asymvae.benchmark.turns import Panels, Spread, in_turns, number, panels_of
 from asymvae.config import InputSettings
 from asymvae.faults import Fault
 from asymvae.media.image import decode_image
+from asymvae.tables import markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,9 @@ def measure(
         files = {name: encode_all(several, name) for name in formats}
         ways = {("decode", name): _decoding(files[name]) for name in formats}
         ways |= {("encode", name): _encoding(several, name) for name in formats}
-        by_name = {" ".join(way): way for way in ways}
         for way in ways.values():
             way()  # the first call loads and allocates what the others find
-        for round_, key, seconds in in_turns({key: ways[way] for key, way in by_name.items()}, rounds):
-            direction, name = by_name[key]
+        for round_, (direction, name), seconds in in_turns(ways, rounds):
             mean = round(sum(map(len, files[name])) / len(several))
             yield CodecTiming(direction, name, size, round_, len(several), seconds / len(several), mean)
 

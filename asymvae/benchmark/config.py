@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
-from pydantic_settings import NoDecode
+from pydantic import Field, model_validator
 
-from asymvae.config import InputSettings, JobSettings, RaySettings, Section, Urls, setting
+from asymvae.config import AS_TEXT, InputSettings, JobSettings, RaySettings, Section, Urls, setting
 
-
-def _several(value: Any) -> Any:
-    """``256,512`` as a flag or a variable, or the JSON list that a flag given twice becomes; a list in YAML."""
-    return re.findall(r"[^\s,\[\]\"]+", value) if isinstance(value, str) else value
-
-
-_AS_TEXT = (NoDecode, BeforeValidator(_several))
 Side = Annotated[int, Field(ge=8, multiple_of=8)]
 Count = Annotated[int, Field(ge=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -52,20 +43,20 @@ class ModelBenchmark(JobSettings):
     model: NetworkSettings = NetworkSettings()
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: the GPU if torch sees one", "no")
     threads: int | None = setting(None, "of torch on a CPU; by default as many as torch takes", "no", ge=1)
-    parts: Annotated[tuple[Literal["encode", "decode", "decode_masked"], ...], *_AS_TEXT] = setting(
+    parts: Annotated[tuple[Literal["encode", "decode", "decode_masked"], ...], *AS_TEXT] = setting(
         ("encode", "decode", "decode_masked"), "decode_masked is given image and mask", "no", min_length=1
     )
-    sizes: Annotated[tuple[Side, ...], *_AS_TEXT] = setting(
+    sizes: Annotated[tuple[Side, ...], *AS_TEXT] = setting(
         (512,), "sides of square images in pixels, with commas between", "no", min_length=1
     )
-    batches: Annotated[tuple[Count, ...], *_AS_TEXT] = setting((1,), "images a call", "no", min_length=1)
-    dtypes: Annotated[tuple[Literal["auto", Dtype], ...], *_AS_TEXT] = setting(
+    batches: Annotated[tuple[Count, ...], *AS_TEXT] = setting((1,), "images a call", "no", min_length=1)
+    dtypes: Annotated[tuple[Literal["auto", Dtype], ...], *AS_TEXT] = setting(
         ("auto",), "auto: bfloat16 on a GPU, float32 on a CPU", "no", min_length=1
     )
-    layouts: Annotated[tuple[Layout, ...], *_AS_TEXT] = setting(
+    layouts: Annotated[tuple[Layout, ...], *AS_TEXT] = setting(
         ("contiguous", "channels_last"), "memory formats of weights and images", "no", min_length=1
     )
-    compiled: Annotated[tuple[Maker, ...], *_AS_TEXT] = setting(
+    compiled: Annotated[tuple[Maker, ...], *AS_TEXT] = setting(
         (), "whose is measured under torch.compile as well: ours, diffusers or both", "no"
     )
     against_dtype: Literal["same", "float32", "bfloat16", "float16"] = setting(
@@ -96,7 +87,7 @@ class PipelineBenchmark(JobSettings):
     shards: int = setting(2, "of drawn pictures; every worker should have one or more", "no", ge=1)
     samples: int = setting(32, "in a drawn shard; a GPU wants more", "no", ge=1)
     workers: BenchmarkWorkers = BenchmarkWorkers()
-    ray_workers: Annotated[tuple[Count, ...], *_AS_TEXT] = setting(
+    ray_workers: Annotated[tuple[Count, ...], *AS_TEXT] = setting(
         (1,), "numbers of Ray workers, with commas between; empty leaves Ray out", "no"
     )
     ray: RaySettings = RaySettings()
@@ -117,10 +108,10 @@ class CodecBenchmark(JobSettings):
     """Decoding and encoding of images on one core."""
 
     input: BenchmarkInput = BenchmarkInput()
-    formats: Annotated[tuple[Literal["png", "jpeg", "webp"], ...], *_AS_TEXT] = setting(
+    formats: Annotated[tuple[Literal["png", "jpeg", "webp"], ...], *AS_TEXT] = setting(
         ("png", "jpeg", "webp"), "as output.image_format has them", "no", min_length=1
     )
-    sizes: Annotated[tuple[Side, ...], *_AS_TEXT] = setting(
+    sizes: Annotated[tuple[Side, ...], *AS_TEXT] = setting(
         (256, 512, 1024), "sides of square images in pixels, with commas between", "no", min_length=1
     )
     images: int = setting(4, "different pictures that a timing goes over", "no", ge=1)

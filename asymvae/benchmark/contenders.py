@@ -52,8 +52,7 @@ class Network:
     @classmethod
     def random(cls, name: str, seed: int = 0) -> Network:
         """One of NETWORKS with random weights: as fast as trained ones."""
-        torch.manual_seed(seed)
-        return cls.of(f"{name}, random weights", AsymmetricAutoencoderKL(**NETWORKS[name]))
+        return cls.of(f"{name}, random weights", random_model(name, seed))
 
     @classmethod
     def of(cls, name: str, model: AsymmetricAutoencoderKL) -> Network:
@@ -69,6 +68,11 @@ class Network:
         dtype = getattr(torch, way.dtype)
         model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in self.state.items()}, assign=True)
         return model.to(memory_format=LAYOUTS[way.layout])
+
+
+def random_model(name: str, seed: int = 0) -> AsymmetricAutoencoderKL:
+    torch.manual_seed(seed)
+    return AsymmetricAutoencoderKL(**NETWORKS[name])
 
 
 def _class_of(maker: Maker) -> Callable[..., Any]:

@@ -90,6 +90,7 @@ def measure_pipeline(job: PipelineBenchmark, scratch: Path, tell: Tell) -> Measu
     import torch
 
     from asymvae.benchmark import pipeline_report
+    from asymvae.benchmark.contenders import random_model
     from asymvae.benchmark.pipeline import measure
     from asymvae.benchmark.samples import write_shards
     from asymvae.config import InpaintJob
@@ -107,7 +108,7 @@ def measure_pipeline(job: PipelineBenchmark, scratch: Path, tell: Tell) -> Measu
     if job.model.path is None:
         named = f"{job.model.network}, random weights"
         model["path"] = str(scratch / "checkpoint")
-        _random_checkpoint(job.model.network, scratch / "checkpoint")
+        random_model(job.model.network).save_pretrained(scratch / "checkpoint")
     values: dict[str, Any] = {
         "input": source,
         "output": {"url": str(scratch / "out")},
@@ -148,13 +149,3 @@ def _network(model: NetworkSettings) -> Network:
         model.path, subfolder=model.subfolder, revision=model.revision, variant=model.variant
     )
     return Network.of(model.path, loaded)
-
-
-def _random_checkpoint(name: str, folder: Path) -> None:
-    import torch
-
-    from asymvae.benchmark.contenders import NETWORKS
-    from asymvae.model import AsymmetricAutoencoderKL
-
-    torch.manual_seed(0)
-    AsymmetricAutoencoderKL(**NETWORKS[name]).save_pretrained(str(folder))

@@ -134,9 +134,7 @@ def _measure_case(
         calls[way], facts[way], repeats[way] = call, about, max(1, math.ceil(least_seconds / once))
         del result
     timers = {way: _timer(calls[way], device, repeats[way]) for way in calls}
-    by_name = {str(number): way for number, way in enumerate(timers)}
-    for number, name, seconds in in_turns({name: timers[way] for name, way in by_name.items()}, rounds):
-        way = by_name[name]
+    for number, way, seconds in in_turns(timers, rounds):
         yield Timing(**facts[way], round=number, calls=repeats[way], seconds=seconds)
 
 

@@ -7,8 +7,8 @@ from itertools import groupby
 
 from asymvae.benchmark.contenders import Way
 from asymvae.benchmark.network import Timing
-from asymvae.benchmark.tables import markdown
 from asymvae.benchmark.turns import Panels, Spread, number, panels_of, ratios
+from asymvae.tables import markdown
 
 _HEAD = ("part", "px", "batch", "network", "dtype", "layout", "images/s", "TFLOP/s", "of peak", "MiB")
 _PART = {"encode": "encode", "decode": "decode", "decode_masked": "decode(image, mask)"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asymvae.benchmark.pipeline import LOOP, PipelineTiming
-from asymvae.benchmark.tables import markdown
 from asymvae.benchmark.turns import Panels, Spread, number, panels_of, ratios
+from asymvae.tables import markdown
 
 STAGES = ("read", "prepare", "device", "finish", "write")
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
-def in_turns(ways: Mapping[str, Callable[[], T]], rounds: int) -> Iterator[tuple[int, str, T]]:
+def in_turns(ways: Mapping[K, Callable[[], T]], rounds: int) -> Iterator[tuple[int, K, T]]:
     """(round, way, what it returned): every way once a round, every other round in reverse order."""
     names = list(ways)
     for number in range(rounds):

@@ -15,7 +15,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -112,16 +113,8 @@ class Checkpoint:
             for key, tensor in safetensors.torch.load_file(file).items():
                 yield key, tensor.clone()
             return
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CheckpointError(
-                f"{name} of {self} can't be read as tensors alone, and is never unpickled otherwise: "
-                "convert it to safetensors where you trust it"
-            ) from error
-        if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
-            raise CheckpointError(f"{name} of {self} is no flat dictionary of tensors")
-        yield from content.items()
+        load = partial(torch.load, file, map_location="cpu", weights_only=True)
+        yield from only_tensors(load, f"{name} of {self}").items()
 
     def _find(self, name: str) -> str | None:
         """A local path of the checkpoint's file ``name``; None where it has no such file."""
@@ -157,6 +150,20 @@ def weight_files(extension: str, variant: str | None) -> tuple[str, str]:
     """The names of the index of shards, and of the one file where there are no shards."""
     dotted = f".{variant}" if variant else ""
     return f"{_STEM}.{extension}.index{dotted}.json", f"{_STEM}{dotted}.{extension}"
+
+
+def only_tensors(load: Callable[[], Any], where: str) -> Mapping[str, Tensor]:
+    """What ``load`` reads of the file ``where``. Raises CheckpointError where that is anything else than tensors."""
+    try:
+        content = load()
+    except Exception as error:
+        raise CheckpointError(
+            f"{where} can't be read as tensors alone, and is never unpickled otherwise: "
+            "convert it to safetensors where you trust it"
+        ) from error
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise CheckpointError(f"{where} is no flat dictionary of tensors")
+    return content
 
 
 def modernise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -153,10 +153,11 @@ class _Scale:
         methods = {"model": plain, "bilinear": bilinear(pixels, self.factor)}
         if self.transform is not None:
             methods["linear"] = self.transform.decode(self.transform.encode(pixels))
-        psnr = {name: _psnr(self._mse(batch, decoded)[0]) for name, decoded in methods.items()}
+        mse = {name: self._mse(batch, decoded) for name, decoded in methods.items()}
+        psnr = {name: _psnr(errors[0]) for name, errors in mse.items()}
         self.evaluation.reconstructions.append(Reconstruction(self.size, key, psnr))
         kinds = [NO_HOLE, *[_kind(fields)][: len(items) - 1]]
-        errors = zip(kinds, self._mse(batch, plain), self._mse(batch, given), strict=True)
+        errors = zip(kinds, mse["model"], self._mse(batch, given), strict=True)
         pairs = [Preservation(self.size, key, kind, *pair) for kind, *pair in errors]
         self.evaluation.preservations += pairs
         if show and len(items) > 1 and len(self.evaluation.shown) < _SHOWN:

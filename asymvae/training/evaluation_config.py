@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field
-from pydantic_settings import NoDecode
+from pydantic import Field
 
-from asymvae.config import InputSettings, JobSettings, MaskSettings, ModelSettings, setting
+from asymvae.config import AS_TEXT, InputSettings, JobSettings, MaskSettings, ModelSettings, setting
 
-
-def _sizes(value: Any) -> Any:
-    """``256,512`` as a flag or a variable, or the JSON list that a flag given twice becomes; a list in YAML."""
-    return re.findall(r"[^\s,\[\]\"]+", value) if isinstance(value, str) else value
-
-
-Sizes = Annotated[tuple[Annotated[int, Field(ge=8)], ...], NoDecode, BeforeValidator(_sizes), Field(min_length=1)]
+Sizes = Annotated[tuple[Annotated[int, Field(ge=8)], ...], *AS_TEXT, Field(min_length=1)]
 
 
 class EvaluateJob(JobSettings):

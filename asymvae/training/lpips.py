@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Final
 
@@ -16,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from asymvae.model.checkpoint import CheckpointError
+from asymvae.model.checkpoint import CheckpointError, only_tensors
 from asymvae.storage.filesystem import read_bytes, redact
 
 # VGG16's convolutions by the channels they give; 0 is a 2x2 maximum. A tap stands before every maximum and at the end.
@@ -106,18 +107,10 @@ class LPIPS(nn.Module):
 
 def _read(path: str) -> Mapping[str, Tensor]:
     data = read_bytes(path)
-    try:
-        if data[8:9] == b"{":  # safetensors: eight bytes of length, then JSON; no .pth has a brace there
-            return dict(safetensors.torch.load(data))
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{redact(path)} can't be read as tensors alone, and is never unpickled otherwise: "
-            "convert it to safetensors where you trust it"
-        ) from error
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise CheckpointError(f"{redact(path)} is no flat dictionary of tensors")
-    return content
+    if data[8:9] == b"{":  # safetensors: eight bytes of length, then JSON; no .pth has a brace there
+        return only_tensors(partial(safetensors.torch.load, data), redact(path))
+    load = partial(torch.load, io.BytesIO(data), map_location="cpu", weights_only=True)
+    return only_tensors(load, redact(path))
 
 
 def _our_name(name: str) -> str | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from asymvae.tables import markdown
 
 NO_HOLE: Final = "none"  # the kind of the mask that every image is also measured with
 ANY_KIND: Final = "all"  # of masks whose samples don't say theirs
@@ -99,7 +101,7 @@ def _reconstruction_table(evaluation: Evaluation) -> str:
         + (f" and the best linear transform of {factor}x{factor} pixel blocks" if linear else "")
         + ". Larger images are reduced to the longest side, none is enlarged."
     )
-    return f"{about}\n\n{_table(header, rows, left=())}"
+    return f"{about}\n\n{markdown(header, rows, numbers=range(len(header)))}"
 
 
 def _preservation_table(evaluation: Evaluation) -> str:
@@ -129,22 +131,7 @@ def _preservation_table(evaluation: Evaluation) -> str:
         f"mask (the latent is the whole image's), by kind of mask; {NO_HOLE}: every image, with an empty mask."
     )
     header = ["longest side", "mask", "images", "without", "with", "ratio", "smallest ratio", "of"]
-    return f"{about}\n\n{_table(header, rows, left=(1, 7))}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int]) -> str:
-    """``left``: the columns of words; the others are numbers, and end at one place."""
-    cells = [header, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * width if n in left else "-" * (width - 1) + ":" for n, width in enumerate(widths)]
-    aligned = [
-        [
-            cell.ljust(width) if n in left else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in (cells[0], rule, *cells[1:])
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
+    return f"{about}\n\n{markdown(header, rows, numbers=(0, 2, 3, 4, 5, 6))}"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from asymvae.batch import normalised
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.storage.shards import Shard, input_root, list_shards
 from asymvae.training.adversary import Adversary
-from asymvae.training.config import TrainJob
+from asymvae.training.config import AutoencoderSettings, DecoderSettings, TrainJob
 from asymvae.training.crops import Crops, Pixels
 from asymvae.training.folder import AUTOENCODER, CHECKPOINT, RunFolder
 from asymvae.training.linear import BlockTransform
@@ -72,7 +72,7 @@ class Training:
         if settings.linear_start:
             start_linear(model, self._transform(model))
         stage = AutoencoderStage(model.to(self.device), settings)
-        model = self._run(stage, settings.steps, settings.batch_size, settings.learning_rate, progress)
+        model = self._run(stage, settings, progress)
         model.config = dataclasses.replace(model.config, scaling_factor=1 / self._latent_std(model))
         self.folder.write_checkpoint(AUTOENCODER, model)
 
@@ -85,15 +85,16 @@ class Training:
             torch.manual_seed(self.job.seed)  # its weights are drawn here, in a resumed run as well
             adversary = Adversary(settings.learning_rate, self.device)
         stage = DecoderStage(model.to(self.device), settings, lpips, adversary)
-        return self._run(stage, settings.steps, settings.batch_size, settings.learning_rate, progress)
+        return self._run(stage, settings, progress)
 
     def _new_model(self) -> AsymmetricAutoencoderKL:
         return new_model(self.job.network, sample_size=self.job.crops.size, seed=self.job.seed)
 
     def _run(
-        self, stage: Stage, steps: int, batch_size: int, learning_rate: float, progress: Progress
+        self, stage: Stage, settings: AutoencoderSettings | DecoderSettings, progress: Progress
     ) -> AsymmetricAutoencoderKL:
-        crops = Crops(self.shards, self.job.input, self.job.crops, batch_size=batch_size, seed=self.job.seed)
+        crops = Crops(self.shards, self.job.input, self.job.crops, batch_size=settings.batch_size, seed=self.job.seed)
+        steps, learning_rate = settings.steps, settings.learning_rate
         run = StageRun(self.job, stage, crops, steps=steps, learning_rate=learning_rate, folder=self.folder)
         run.restore()
         model = run.run(progress)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -9,14 +7,8 @@ from torch.nn import functional as F
 
 from asymvae.model.blocks import GroupNorm
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The more threads share the sums, the shorter they are: ATen's error is seen where there is one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# The more threads share the sums, the shorter they are: ATen's error is seen where there is one.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _input(offset: float) -> tuple[GroupNorm, Tensor]:
