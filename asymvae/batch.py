@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asymvae.faults import Fault
+from asymvae.model.posterior import DiagonalGaussian
 
 
 @dataclass(slots=True)
@@ -31,7 +32,9 @@ class Item:
     mask: NDArray[np.bool_]
     valid: tuple[int, int]
     given: NDArray[np.uint8] | None = None
-    prompt: str | None = None
+    prompt: str | None = None  # the sample's own
+    template: str | None = None  # from its json: takes the place of the setting inpaint.diffusion.prompt
+    negative_prompt: str | None = None  # from its json: takes the place of the setting of that name
     owner: Any = None
     batch_key: Hashable = ()
 
@@ -51,7 +54,9 @@ class Batch:
     mask       (N, 1, H, W) of {0, 1}, 1 = hole
     valid      (N, 1, H, W) of {0, 1}, 0 = padding
     given      (N, 3, H, W) or None
-    latents    name -> (N, C, H/f, W/f), scaled: what encode made of what the inpainter asked for
+    rows       (N,) int64: of each row its sample's row in :meth:`distinct`, or None where there is nothing to share
+    posteriors need -> unscaled posterior of N rows: what encode made of what the inpainter asked for
+    latents    need -> (N, C, H/f, W/f), scaled: its mean
     z          (N, C, H/f, W/f), scaled: the filled latents
     decoded    (N, 3, H, W), the decoder's output before it is clamped
     metrics    name -> (N,) float32
@@ -64,6 +69,9 @@ class Batch:
     mask: Tensor
     valid: Tensor
     given: Tensor | None = None
+    rows: Tensor | None = None
+    firsts: Tensor | None = None  # (M,) int64: the way back from ``rows``
+    posteriors: dict[str, DiagonalGaussian] = field(default_factory=dict)
     latents: dict[str, Tensor] = field(default_factory=dict)
     z: Tensor | None = None
     decoded: Tensor | None = None
@@ -74,6 +82,54 @@ class Batch:
     def masked_image(self) -> Tensor:
         """(N, 3, H, W): the image with its hole at 0, mid-grey, as the condition encoder sees it."""
         return self.image * (1 - self.mask)
+
+    def distinct(self) -> Batch:
+        """The samples of this batch, each once: M rows of what variants share. Itself where ``rows`` is None.
+
+        M is 1, 2, 4 ... or N, so that shapes are few; its tail, too, repeats the last sample.
+        """
+        if self.firsts is None:
+            return self
+        firsts = self.firsts
+        samples: dict[int, Item] = {}
+        for item in self.items:
+            samples.setdefault(item.index, item)
+
+        def pick(tensor: Tensor) -> Tensor:
+            return tensor.index_select(0, firsts)
+
+        return Batch(
+            items=list(samples.values()),
+            pixels=pick(self.pixels),
+            image=pick(self.image),
+            mask=pick(self.mask),
+            valid=pick(self.valid),
+            given=None if self.given is None else pick(self.given),
+        )
+
+
+def padded_size(count: int, most: int) -> int:
+    """The smallest of 1, 2, 4 ... ``most`` that holds ``count``: few shapes, so that compiled code is reused."""
+    size = 1
+    while size < count:
+        size *= 2
+    return min(size, most)
+
+
+def shared_rows(items: list[Item], size: int) -> tuple[list[int], list[int]] | None:
+    """(``rows``, ``firsts``) of a batch of ``size`` rows, see :class:`Batch`. None where sharing saves no row."""
+    firsts: list[int] = []
+    of_sample: dict[int, int] = {}
+    rows = []
+    for row, item in enumerate(items):
+        if item.index not in of_sample:
+            of_sample[item.index] = len(firsts)
+            firsts.append(row)
+        rows.append(of_sample[item.index])
+    count = padded_size(len(firsts), size)
+    if count == size:
+        return None
+    return rows + rows[-1:] * (size - len(rows)), firsts + firsts[-1:] * (count - len(firsts))
 
 
 def normalised(pixels: Tensor) -> Tensor:
@@ -98,6 +154,7 @@ def collate(items: list[Item], size: int, device: torch.device, dtype: torch.dty
     valid = np.zeros((size, 1, height, width), np.uint8)
     for row, item in enumerate(padded):
         valid[row, :, : item.valid[0], : item.valid[1]] = 1
+    shared = shared_rows(items, size)
     givens = [item.given for item in padded if item.given is not None]
     pixels = carry(np.stack([item.image for item in padded]))
     return Batch(
@@ -107,4 +164,6 @@ def collate(items: list[Item], size: int, device: torch.device, dtype: torch.dty
         mask=carry(np.stack([item.mask for item in padded])[:, None].astype(np.uint8)).to(dtype),
         valid=carry(valid).to(dtype),
         given=normalised(carry(np.stack(givens))).to(dtype) if len(givens) == size else None,
+        rows=carry(np.array(shared[0])) if shared else None,
+        firsts=carry(np.array(shared[1])) if shared else None,
     )

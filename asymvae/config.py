@@ -10,7 +10,16 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 # Does a setting decide the output's bytes?
@@ -52,6 +61,18 @@ def _names(value: Any) -> Any:
 
 def _several(value: Any) -> Any:
     return re.findall(r"[^\s,\[\]\"]+", value) if isinstance(value, str) else value
+
+
+def _auto_or(others: str) -> WrapValidator:
+    """Says what a setting may be in one line; pydantic has one for every type that it tried."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"must be auto or {others}") from None
+
+    return WrapValidator(check)
 
 
 # As text (a flag, a variable, a YAML scalar) or as a list; NoDecode: the text comes here as it was written.
@@ -104,12 +125,42 @@ class ModelSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "auto: bfloat16 on a GPU, float32 on a CPU", "yes"
     )
+    tiling: Annotated[bool | Literal["auto"], _auto_or("true or false")] = setting(
+        "auto", "images above 2^18 pixels in strips: auto where one doesn't fit the device's memory whole", "rounding"
+    )
+
+
+class DiffusionSettings(Section):
+    """Of ``inpaint.method: diffusion``; part of the fingerprint only then."""
+
+    path: str = setting(
+        "stable-diffusion-v1-5/stable-diffusion-inpainting",
+        "hub id, folder or fsspec URL of an inpainting checkpoint in diffusers' layout (files decide, not names)",
+        "no",
+    )
+    revision: str | None = setting(None, "of a hub id: branch, tag or commit", "no")
+    variant: str | None = setting(None, "of the weights' files, such as fp16", "no")
+    prompt: str = setting("{prompt}", "{prompt} is the sample's own; without it one prompt for all", "yes")
+    negative_prompt: str = setting("", "what not to paint; needs guidance_scale above 1", "yes")
+    guidance_scale: float = setting(
+        7.5, "how closely the prompt is followed; 1: off, half the work", "yes", ge=1, le=100
+    )
+    steps: int = setting(50, "denoising steps", "yes", ge=1, le=1000)
+    scheduler: str | None = setting(
+        None, "ddim, pndm, euler, dpm-solver++, ...; by default the checkpoint's own", "yes"
+    )
+    strength: float = setting(
+        1.0, "below 1 the hole begins as its noised old content, which so reaches the result", "yes", gt=0, le=1
+    )
+    compile: bool = setting(False, "torch.compile the UNet: slower to start", "rounding")
+    channels_last: bool = setting(False, "the UNet in channels_last memory format", "rounding")
 
 
 class InpaintSettings(Section):
-    method: str = setting("harmonic", "none | given | harmonic | package.module:Class", "yes")
+    method: str = setting("harmonic", "none | given | harmonic | diffusion | package.module:Class", "yes")
     variants: int = setting(1, "outputs planned from a sample, each with its own seed", "yes", ge=1, le=10_000)
-    options: dict[str, Any] = setting({}, "keyword arguments of the method's class", "yes")
+    options: dict[str, Any] = setting({}, "keyword arguments of the method's class; not of diffusion", "yes")
+    diffusion: DiffusionSettings = DiffusionSettings()
 
 
 class MaskSettings(Section):
@@ -143,7 +194,11 @@ class WorkerSettings(Section):
         ge=1,
         le=512,
     )
-    batch_size: int = setting(8, "samples of one shape that the network runs at once", "rounding", ge=1, le=1024)
+    batch_size: Annotated[
+        Annotated[int, Field(ge=1, le=1024)] | Literal["auto"], _auto_or("a whole number from 1 to 1024")
+    ] = setting(
+        8, "samples of one shape that the network runs at once; auto: what fits the device's memory", "rounding"
+    )
     shards_in_flight: int = setting(
         2,
         "shards an actor works on: the second fills the device while the first one is uploaded",

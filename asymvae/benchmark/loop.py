@@ -46,7 +46,7 @@ def run_loop(job: InpaintJob) -> LoopRun:
     torch.set_num_threads(job.workers.cpu_threads)
     device = torch.device("cuda" if job.workers.gpus > 0 else "cpu")
     model = load_model(job, device.type)
-    inpainter = load_inpainter(job.inpaint.method, job.inpaint.options)
+    inpainter = load_inpainter(job.inpaint)
     prepare = Prepare(job, inpainter, model.config.encoder_factor)
     stages = (Encode(model, inpainter), Inpaint(model, inpainter), Decode(model))
     names = job.input

@@ -14,7 +14,7 @@ from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 class GivenFill(Inpainter):
     """The latents of the image whose hole shows the given image's pixels."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"prefilled"})
+    needs: frozenset[Need] = frozenset({"prefilled"})
     needs_given: ClassVar[bool] = True
 
     def prefill(self, batch: Batch) -> Tensor:

@@ -6,8 +6,6 @@ since a convolution's latents beside the hole are only as good as the pixels it 
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,7 +28,7 @@ class HarmonicFill(Inpainter):
     A sample that is all hole gets the latents of mid-grey.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"prefilled"})
+    needs: frozenset[Need] = frozenset({"prefilled"})
 
     def __init__(self, tolerance: float = 1e-4, max_iterations: int = 200) -> None:
         if not 0 < tolerance < 1:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from asymvae.batch import Batch
@@ -14,7 +12,7 @@ from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 class NoFill(Inpainter):
     """The latents of the masked image, as they are."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"masked_image"})
+    needs: frozenset[Need] = frozenset({"masked_image"})
 
     def fill(self, batch: Batch, vae: AsymmetricAutoencoderKL) -> Tensor:
         return batch.latents["masked_image"]

@@ -9,14 +9,6 @@ from dataclasses import dataclass, field
 from asymvae.batch import Item
 
 
-def padded_size(count: int, batch_size: int) -> int:
-    """The smallest of 1, 2, 4 ... batch_size that holds ``count``: few shapes, so that compiled code is reused."""
-    size = 1
-    while size < count:
-        size *= 2
-    return min(size, batch_size)
-
-
 @dataclass(slots=True)
 class _Group:
     items: list[Item] = field(default_factory=list)

@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asymvae.batch import Batch, Item, collate
+from asymvae.batch import Batch, Item, collate, padded_size
 from asymvae.config import InpaintJob
 from asymvae.faults import Fault
 from asymvae.inpaint.base import Inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
-from asymvae.pipeline.batcher import padded_size
 from asymvae.stages.decode import Decode
 from asymvae.stages.encode import Encode
 from asymvae.stages.inpaint import Inpaint

@@ -55,7 +55,7 @@ def resolve(job: InpaintJob) -> InpaintJob:
     """The job with its automatic settings decided and local paths absolute, checked in what only imports can check."""
     with _about("inpaint.method", job.inpaint.method):  # its module may raise anything
         try:
-            load_inpainter(job.inpaint.method, job.inpaint.options)
+            load_inpainter(job.inpaint)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
     model: dict[str, str] = {}

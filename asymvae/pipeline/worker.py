@@ -72,7 +72,7 @@ class ShardWorker:
         job = recipe.job
         make_deterministic(job)
         sweep_spools(job.workers.spool)
-        inpainter = load_inpainter(job.inpaint.method, job.inpaint.options)
+        inpainter = load_inpainter(job.inpaint)
         self.device = Device(lambda: load_model(job, "cuda" if job.workers.gpus > 0 else "cpu"), inpainter, job)
         model = self.device.model
         if model.weights_sha256 != recipe.weights_sha256:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from asymvae.batch import Batch
 from asymvae.inpaint.base import Inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
+from asymvae.model.posterior import DiagonalGaussian
 
 
 class Encode:
@@ -13,12 +14,19 @@ class Encode:
         self.inpainter = inpainter
 
     def __call__(self, batch: Batch) -> Batch:
-        """Fill ``batch.latents[need]``: (N, C, H/f, W/f), the posterior's mean times ``scaling_factor``."""
+        """Fill ``batch.posteriors[need]`` and ``batch.latents[need]``: (N, C, H/f, W/f), the posterior's mean times
+        ``scaling_factor``. Variants of one sample share their image: it is encoded once."""
+        samples = batch.distinct()
         for need in sorted(self.inpainter.needs):
             if need == "prefilled":
-                pixels = self.inpainter.prefill(batch)
+                pixels = self.inpainter.prefill(samples)
             else:
-                pixels = batch.image if need == "image" else batch.masked_image
+                pixels = samples.image if need == "image" else samples.masked_image
             posterior = self.model.encode(pixels).latent_dist
+            if batch.rows is not None:
+                posterior = DiagonalGaussian(posterior.parameters.index_select(0, batch.rows))
+            batch.posteriors[need] = posterior
             batch.latents[need] = posterior.mode() * self.model.config.scaling_factor
+        if batch.rows is not None:
+            batch.failed += [(fault, bad.index_select(0, batch.rows)) for fault, bad in samples.failed]
         return batch

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from asymvae.batch import Batch, Item
+from asymvae.config import InpaintSettings
 from asymvae.inpaint.base import Inpainter, Need, load_inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.pipeline.device import Device, Done
@@ -19,7 +18,7 @@ from tests.tiny import job, picture, tiny_model
 class ShiftFill(Inpainter):
     """A user's class, found by its import path: mid-grey's latents plus an option."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"masked_image"})
+    needs: frozenset[Need] = frozenset({"masked_image"})
 
     def __init__(self, shift: float = 0.0) -> None:
         self.shift = shift
@@ -42,7 +41,7 @@ def items(hole: np.ndarray, count: int = 3, in_hole: int | None = None) -> list[
 
 def run(method: str, options: dict[str, object], work: list[Item]) -> list[Done]:
     settings = job("unused", "unused", "unused", inpaint={"method": method, "options": options})
-    pending, _ = Device(tiny_model, load_inpainter(method, options), settings).launch(work)
+    pending, _ = Device(tiny_model, load_inpainter(settings.inpaint), settings).launch(work)
     return pending.result()
 
 
@@ -126,4 +125,4 @@ def test_a_class_by_import_path_takes_its_options() -> None:
 )
 def test_a_wrong_method_says_what_would_do(method: str, options: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        load_inpainter(method, options)
+        load_inpainter(InpaintSettings(method=method, options=options))

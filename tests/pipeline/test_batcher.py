@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asymvae.batch import Item
-from asymvae.pipeline.batcher import Batcher, padded_size
+from asymvae.batch import Item, padded_size
+from asymvae.pipeline.batcher import Batcher
 from asymvae.pipeline.budget import ByteBudget
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asymvae.config import InpaintJob
+from asymvae.config import DiffusionSettings, InpaintJob
 from asymvae.fingerprint import sample_seed, settings_by_name, settings_that
 from asymvae.inpaint.base import load_inpainter
 from asymvae.pipeline.device import Device
@@ -40,9 +40,12 @@ FLIPPED: dict[str, Any] = {
     "model.subfolder": "vae",
     "model.variant": "fp16",
     "model.dtype": "bfloat16",
+    "model.tiling": True,
     "inpaint.method": "none",
     "inpaint.variants": 2,
     "inpaint.options": {"tolerance": 0.5},
+    # Of method diffusion alone, and no part of another method's fingerprint: see test_diffusion.py
+    **{f"inpaint.diffusion.{name}": None for name in DiffusionSettings.model_fields},
     "mask.dilate": 9,
     "mask.feather": 9,
     "mask.grid": 1,
@@ -80,7 +83,7 @@ def flip(settings: InpaintJob, name: str, value: Any) -> InpaintJob:
 def parts(tar: Path, folder: Path, settings_json: str) -> str:
     """A digest of all parts of the shard under these settings."""
     settings = InpaintJob.model_validate_json(settings_json)
-    inpainter = load_inpainter(settings.inpaint.method, settings.inpaint.options)
+    inpainter = load_inpainter(settings.inpaint)
     (shard,) = list_shards((str(tar),), root=None, format="auto")
     folder.mkdir(exist_ok=True)
     import torch

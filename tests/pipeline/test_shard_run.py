@@ -32,7 +32,7 @@ def run(tar: Path, folder: Path, **settings: Any) -> ShardOutcome:
 
 def run_job(settings: InpaintJob, folder: Path) -> ShardOutcome:
     folder.mkdir(exist_ok=True)
-    inpainter = load_inpainter(settings.inpaint.method, settings.inpaint.options)
+    inpainter = load_inpainter(settings.inpaint)
     (shard,) = list_shards(settings.input.urls, root=None, format="auto")
     device = Device(tiny_model, inpainter, settings)
     return run_shard(shard, folder, settings, device, Prepare(settings, inpainter, 8), lambda *_: None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from asymvae.config import InpaintJob
+from asymvae.config import InpaintJob, InpaintSettings
 from asymvae.faults import Fault
 from asymvae.inpaint.base import load_inpainter
 from asymvae.stages.composite import composite, max_abs_known, seam
@@ -17,7 +17,7 @@ def prepared(settings: InpaintJob, height: int = 200, width: int = 160) -> Prepa
         "image": file_bytes(picture(height, width), "PNG"),
         "mask": file_bytes(box_mask(height, width), "PNG"),
     }
-    planned = Prepare(settings, load_inpainter("harmonic", {}), 8)(0, "k", fields)
+    planned = Prepare(settings, load_inpainter(InpaintSettings()), 8)(0, "k", fields)
     assert isinstance(planned, Planned)
     return planned.prepared
 
@@ -54,7 +54,7 @@ def test_a_flat_patch_in_a_picture_has_a_seam_and_the_picture_itself_has_none() 
 
 def test_passing_through_has_no_placement_no_seam_and_no_change() -> None:
     fields = {"image": file_bytes(picture(40, 50), "PNG"), "mask": file_bytes(np.zeros((40, 50), np.uint8), "PNG")}
-    planned = Prepare(job("u", "o", "m"), load_inpainter("harmonic", {}), 8)(0, "k", fields)
+    planned = Prepare(job("u", "o", "m"), load_inpainter(InpaintSettings()), 8)(0, "k", fields)
     assert not isinstance(planned, Fault)
     assert planned.items == ()
     out = composite(planned.prepared, None, "paste")
