@@ -51,6 +51,7 @@ FAULTS: Final[dict[str, tuple[str, str]]] = {
     # a sample, on the device and after
     "fill_not_converged": ("inpaint", "the fill did not reach its tolerance within {iterations} iterations"),
     "non_finite": ("decode", "the network's output has values that are not finite"),
+    "out_of_memory": ("device", "the image's {width}x{height} pixels don't fit the device's memory, even alone"),
     "image_format_limit": ("finish", "{format} can't hold an image of {width}x{height}"),
 }
 
@@ -68,7 +69,7 @@ class Fault:
 
     @property
     def stage(self) -> str:
-        """read | prepare | inpaint | decode | finish"""
+        """read | prepare | inpaint | decode | device (any step on it) | finish"""
         return FAULTS[self.code][0]
 
     @property

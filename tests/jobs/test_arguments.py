@@ -157,6 +157,7 @@ WRONG: dict[str, Any] = {
     "seed": "x",
     "max_error_fraction": 2,
     "model.dtype": "float8",
+    "model.tiling": "sometimes",
 }
 
 
