@@ -83,6 +83,13 @@ class Batch:
         """(N, 3, H, W): the image with its hole at 0, mid-grey, as the condition encoder sees it."""
         return self.image * (1 - self.mask)
 
+    def generators(self) -> list[torch.Generator]:
+        """One CPU generator a row, from its item's own seed: what it draws hangs on no other row. The rows that
+        repeat the last item draw what it draws."""
+        seeds = [item.seed for item in self.items]
+        seeds += seeds[-1:] * (self.mask.shape[0] - len(seeds))
+        return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
     def distinct(self) -> Batch:
         """The samples of this batch, each once: M rows of what variants share. Itself where ``rows`` is None.
 

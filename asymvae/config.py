@@ -56,7 +56,8 @@ def _urls(value: Any) -> Any:
 def _names(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    return _list_in(value) or [name.strip() for name in value.split(",")]
+    listed = _list_in(value)
+    return listed if listed is not None else [name.strip() for name in value.split(",")]
 
 
 def _several(value: Any) -> Any:
@@ -97,6 +98,11 @@ class InputSettings(Section):
     given: Names = setting(
         ("given.png", "given.jpg", "given"),
         "the filled image's field or column, for inpaint.method given",
+        "yes",
+    )
+    overrides: Names = setting(
+        ("json",),
+        "the json's field or column, which may set a sample's own seed, prompt, negative_prompt under 'asymvae'",
         "yes",
     )
     mask_polarity: Literal["white_is_hole", "black_is_hole"] = setting(

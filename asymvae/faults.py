@@ -48,6 +48,13 @@ FAULTS: Final[dict[str, tuple[str, str]]] = {
     "mask_aspect": ("prepare", "the mask is {mask_width}x{mask_height} and the image {width}x{height}"),
     "given_undecodable": ("prepare", "the filled image's bytes are no image of a known format, or a damaged one"),
     "given_size": ("prepare", "the filled image is {given_width}x{given_height} and the image {width}x{height}"),
+    "json_invalid": ("prepare", "the sample's json is no JSON object, or what it holds under 'asymvae' is none"),
+    "override_unknown": (
+        "prepare",
+        "the json's 'asymvae' has a key that inpaint.method doesn't take; it takes {known}",
+    ),
+    "override_out_of_range": ("prepare", "the json's '{field}' is not {range}"),
+    "missing_prompt": ("prepare", "the sample has no prompt, and inpaint.diffusion.prompt asks for it"),
     # a sample, on the device and after
     "fill_not_converged": ("inpaint", "the fill did not reach its tolerance within {iterations} iterations"),
     "non_finite": ("decode", "the network's output has values that are not finite"),

@@ -50,7 +50,7 @@ def run_loop(job: InpaintJob) -> LoopRun:
     prepare = Prepare(job, inpainter, model.config.encoder_factor)
     stages = (Encode(model, inpainter), Inpaint(model, inpainter), Decode(model))
     names = job.input
-    fields = FieldNames(names.image, names.mask, names.prompt, names.given, (), names.key)
+    fields = FieldNames(names.image, names.mask, names.prompt, names.given, names.overrides, names.key)
     waiting: dict[Hashable, list[Planned]] = defaultdict(list)
     ran = LoopRun()
 

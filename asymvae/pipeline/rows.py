@@ -61,6 +61,8 @@ def finish(planned: Planned, variant: int, done: Done | None, job: InpaintJob) -
         "width": width,
         "height": height,
         "seed": planned.seeds[variant],
+        "prompt": prepared.prompt,
+        "negative_prompt": prepared.negative_prompt,
         "crop": list(place.box) if place else [0, 0, height, width],
         "work_width": place.resized[1] if place else width,
         "work_height": place.resized[0] if place else height,

@@ -170,8 +170,7 @@ class _ShardRun:
 
     def _read(self) -> None:
         names = self.job.input
-        # No method reads a sample's json yet, so its bytes are not kept.
-        fields = FieldNames(names.image, names.mask, names.prompt, names.given, (), names.key)
+        fields = FieldNames(names.image, names.mask, names.prompt, names.given, names.overrides, names.key)
         rows = read_shard(self.shard, fields)
         while True:
             with self.clock.timing("read"):

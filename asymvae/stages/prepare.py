@@ -17,6 +17,7 @@ from asymvae.inpaint.base import Inpainter
 from asymvae.media.geometry import Placement, image_to_work, mask_to_work, place
 from asymvae.media.image import Image, decode_image
 from asymvae.media.mask import blend_mask, decode_mask, grow_to_grid, hole_box, model_mask, resize_mask
+from asymvae.stages.overrides import Overrides, read_overrides
 
 # What one sample holds at its peak, in bytes a pixel of its image: the original, masks while they are dilated, the work
 # image, the result and its encoded form. Measured, generously; it bounds the samples in flight, see ByteBudget.
@@ -35,6 +36,8 @@ class Prepared:
     blend: NDArray[np.float32]  # (H, W) in [0, 1], 1 = hole
     hole_fraction: float
     placement: Placement | None
+    prompt: str | None = None  # what the hole is filled with
+    negative_prompt: str | None = None
 
 
 @dataclass(slots=True)
@@ -59,12 +62,15 @@ class Prepare:
         self.factor = factor
 
     def __call__(self, index: int, key: str, fields: Mapping[Any, bytes]) -> Planned | Fault:
-        """``fields``: bytes by role (image, mask, prompt, given), as far as the sample has them."""
+        """``fields``: bytes by role (image, mask, prompt, given, json), as far as the sample has them."""
         limit = self.job.input.max_pixels
         if "image" not in fields:
             return Fault("missing_image")
         if "mask" not in fields:
             return Fault("missing_mask")
+        overrides = read_overrides(fields["json"], self.inpainter.overrides) if "json" in fields else Overrides()
+        if isinstance(overrides, Fault):
+            return overrides
         original = decode_image(fields["image"], max_pixels=limit)
         if isinstance(original, Fault):
             return original
@@ -83,7 +89,8 @@ class Prepare:
         blend = blend_mask(mask, dilate=dilate, feather=feather)
         binary = model_mask(blend, soft=dilate > 0 or feather > 0)
         box = hole_box(binary)
-        seeds = [sample_seed(self.job.seed, key, variant) for variant in range(self.job.inpaint.variants)]
+        seed = self.job.seed if overrides.seed is None else overrides.seed
+        seeds = [sample_seed(seed, key, variant) for variant in range(self.job.inpaint.variants)]
         prepared = Prepared(index, key, original, blend, float((mask >= 0.5).mean()), None)
         if box is None and self.job.composite == "paste":
             return Planned(prepared, seeds, ())
@@ -103,20 +110,26 @@ class Prepare:
         work_given = image_to_work(given, placement) if given is not None else None
         prompt = fields["prompt"].decode(errors="replace") if "prompt" in fields else None
         items = []
-        for variant, seed in enumerate(seeds):
+        for variant, own_seed in enumerate(seeds):
             item = Item(
                 index=index,
                 key=key,
                 variant=variant,
-                seed=seed,
+                seed=own_seed,
                 image=work_image,
                 mask=work_mask,
                 valid=placement.resized,
                 given=work_given,
                 prompt=prompt,
+                template=overrides.prompt,
+                negative_prompt=overrides.negative_prompt,
             )
             item.batch_key = self.inpainter.batch_key(item)
             items.append(item)
+        fault = self.inpainter.check(items[0])
+        if fault is not None:
+            return fault
+        prepared.prompt, prepared.negative_prompt = self.inpainter.prompts_of(items[0])
         return Planned(prepared, seeds, items)
 
     def _given(self, fields: Mapping[Any, bytes], height: int, width: int) -> NDArray[np.uint8] | Fault | None:

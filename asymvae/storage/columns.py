@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -58,6 +59,26 @@ class Column:
         if self._bytes is None and self._urls is None:
             return Fault("field_wrong_type", {"field": self._name})
         return None  # a struct whose members are null
+
+
+class JsonColumn:
+    """A column of JSON: text or bytes, as :class:`Column` has them, or structs, each of which is a JSON object."""
+
+    def __init__(self, batch: pa.RecordBatch, name: str) -> None:
+        self._text = Column(batch, name, is_text=True)
+        array = _plain(batch, name)
+        is_object = pa.types.is_struct(array.type) and not {field.name for field in array.type} <= {"bytes", "path"}
+        self._objects: pa.Array | None = array if is_object else None
+
+    def __getitem__(self, row: int) -> bytes | Url | Fault | None:
+        if self._objects is None:
+            return self._text[row]
+        try:
+            value = self._objects[row].as_py()
+        except ValueError:  # text that is no UTF-8, a member that comes twice, a time that Python can't hold
+            return Fault("json_invalid")
+        # What JSON has no form for (times, bytes) becomes text: it is metadata that nobody here reads.
+        return None if value is None else json.dumps(value, default=str).encode()
 
 
 class KeyColumn:

@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from asymvae.faults import Fault
-from asymvae.storage.columns import Column, KeyColumn, Url
+from asymvae.storage.columns import Column, JsonColumn, KeyColumn, Url
 from asymvae.storage.filesystem import info, open_stream, redact, resolve
 from asymvae.storage.samples import ROLES, BadSample, FieldNames, Role, Sample
 from asymvae.storage.shards import Shard
@@ -34,8 +34,6 @@ _BATCH_ROWS: Final = 256
 
 # What damage makes Arrow raise; the last for names in the schema.
 _UNREADABLE: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
-
-_TEXT_ROLES: Final = frozenset({"prompt", "json"})  # their strings are the content, the others' are URLs
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,8 @@ def read_parquet(shard: Shard, fields: FieldNames) -> Iterator[Sample | BadSampl
     """Stream the rows of one file; ``index`` is the row's number, and without a key column the key's end.
 
     A role takes the first of its columns that isn't null in the row. Bytes are content; so are strings in
-    ``prompt`` and ``json``, elsewhere they are URLs, as is a struct's ``path`` where its ``bytes`` is null.
+    ``prompt`` and ``json``, elsewhere they are URLs, as is a struct's ``path`` where its ``bytes`` is null. Any other
+    struct in ``json`` is the object itself.
 
     Raises whatever the store raises.
     """
@@ -133,10 +132,7 @@ def _rows(
     index, end = first, first + metadata.num_rows
     try:
         for batch in parquet.iter_batches(_batch_rows(metadata), row_groups=[group], columns=wanted, use_threads=False):
-            cells = {
-                role: [(name, Column(batch, name, is_text=role in _TEXT_ROLES)) for name in names]
-                for role, names in roles.items()
-            }
+            cells = {role: [(name, _column(batch, name, role)) for name in names] for role, names in roles.items()}
             keys = KeyColumn(batch, key) if key else None
             for row in range(min(batch.num_rows, end - index)):
                 yield _Row(index, keys[row] if keys else f"{shard_name}/{index}", _fields(cells, row, fetcher))
@@ -147,8 +143,13 @@ def _rows(
         raise _Damage(ValueError("the footer promises more rows"))
 
 
+def _column(batch: pa.RecordBatch, name: str, role: Role) -> Column | JsonColumn:
+    # Of a prompt strings are the content, of the others URLs.
+    return JsonColumn(batch, name) if role == "json" else Column(batch, name, is_text=role == "prompt")
+
+
 def _fields(
-    cells: dict[Role, list[tuple[str, Column]]], row: int, fetcher: Fetcher
+    cells: dict[Role, list[tuple[str, Column | JsonColumn]]], row: int, fetcher: Fetcher
 ) -> dict[Role, bytes | Fault | Future[bytes | Fault]]:
     found: dict[Role, bytes | Fault | Future[bytes | Fault]] = {}
     for role, columns in cells.items():

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-FORMAT_VERSION: Final = 1  # of the output: part of the fingerprint
+FORMAT_VERSION: Final = 2  # of the output: part of the fingerprint
 IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # an encoded file, and its name
 _DTYPES: Final = {"float": "float32", "double": "float64", "halffloat": "float16"}  # where Arrow's name differs
 
@@ -57,6 +57,8 @@ RESULTS: Final = output_schema(
         pa.field("width", pa.int32()),  # of the result, which is the original's
         pa.field("height", pa.int32()),
         pa.field("seed", pa.uint64()),  # of this row's random numbers
+        pa.field("prompt", pa.string()),  # that the hole was filled with; null: the method takes none
+        pa.field("negative_prompt", pa.string()),
         pa.field("crop", pa.list_(pa.int32())),  # top, left, bottom, right: what the network saw of the original
         pa.field("work_width", pa.int32()),  # of the work image, without padding; else the original's
         pa.field("work_height", pa.int32()),

@@ -82,6 +82,16 @@ def test_field_names_are_a_list(text: str) -> None:
     assert settings(f"--input.image={text}").input.image == ("jpg", "png")
 
 
+def test_no_field_at_all_is_a_list_too() -> None:
+    assert settings("--input.overrides=[]").input.overrides == ()
+
+
+def test_a_prompt_keeps_its_braces(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings("--inpaint.diffusion.prompt={prompt}, a photo").inpaint.diffusion.prompt == "{prompt}, a photo"
+    monkeypatch.setenv("ASYMVAE_INPAINT__DIFFUSION__PROMPT", "[a] {prompt}")
+    assert settings().inpaint.diffusion.prompt == "[a] {prompt}"
+
+
 def test_options_of_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings('--inpaint.options={"tolerance": 0.1}').inpaint.options == {"tolerance": 0.1}
     config = yaml_file(tmp_path, "inpaint: {options: {tolerance: 0.2}}")
@@ -218,11 +228,12 @@ def test_help_names_every_setting_with_its_why(
         settings("--help")
     assert exit_.value.code == 0
     said = capsys.readouterr().out
-    sections = InpaintJob.model_fields
     for name, _, _ in settings_by_name(settings()):
         assert f"--{name} " in said
-        section, _, field = name.rpartition(".")
-        model: Any = sections[section].annotation if section else InpaintJob
+        *sections, field = name.split(".")
+        model: Any = InpaintJob
+        for section in sections:
+            model = model.model_fields[section].annotation
         why = model.model_fields[field].description
         assert why, name
         assert why in said, name

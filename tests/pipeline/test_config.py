@@ -29,6 +29,7 @@ FLIPPED: dict[str, Any] = {
     "input.image": ["other.png"],
     "input.mask": ["other.mask.png"],
     "input.prompt": None,  # no built-in method reads prompts yet
+    "input.overrides": ["settings"],
     "input.given": None,  # read by method given alone: see test_given_field
     "input.mask_polarity": "black_is_hole",
     "input.max_pixels": 100,
@@ -102,6 +103,7 @@ def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fields["other.png"] = file_bytes(picture(*size, seed=50 + number), "PNG")
         fields["other.mask.png"] = sample(number + 9, size)["mask.png"]
         fields["given.png"] = file_bytes(picture(*size, seed=70 + number), "PNG")
+        fields["settings"] = b'{"asymvae": {"seed": 7}}'
         samples.append((f"k{number}", fields))
     return write_tar(tmp_path_factory.mktemp("shard") / "a.tar", samples)
 

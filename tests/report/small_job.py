@@ -120,6 +120,8 @@ def _result(key: str, index: int) -> dict[str, Any]:
         "width": WIDTH,
         "height": HEIGHT,
         "seed": 1,
+        "prompt": None,
+        "negative_prompt": None,
         "crop": [0, 0, HEIGHT, WIDTH],
         "work_width": WIDTH,
         "work_height": HEIGHT,

@@ -28,6 +28,8 @@ def result(index: int, *, key: str | None = None, image: bytes = b"image") -> di
         "width": 64,
         "height": 48,
         "seed": 2**64 - 1 - index,
+        "prompt": None,
+        "negative_prompt": None,
         "crop": [0, 0, 48, 64],
         "work_width": 64,
         "work_height": 64,

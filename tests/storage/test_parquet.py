@@ -77,6 +77,26 @@ def test_structs_of_bytes_and_path_as_hugging_face_writes_them(tmp_path: Path) -
     assert images(read(tmp_path, only_bytes)) == [b"x"]
 
 
+def test_json_is_text_bytes_a_file_or_the_object_itself(tmp_path: Path) -> None:
+    def jsons(column: pa.Array) -> list[bytes | str | None]:
+        fields = FieldNames(image=(), mask=(), prompt=(), given=(), json=("meta",))
+        rows = read(tmp_path, pa.table({"meta": column}), fields)
+        return [row.fields.get("json") if isinstance(row, Sample) else row.fault.code for row in rows]
+
+    assert jsons(pa.array(['{"a": 1}', None])) == [b'{"a": 1}', None]
+    assert jsons(pa.array([b"\xff{", None])) == [b"\xff{", None]
+    assert jsons(pa.array([{"bytes": b"{}", "path": None}])) == [b"{}"]
+    assert jsons(pa.array([{"asymvae": {"seed": 7, "prompt": None}, "path": "a.jpg"}, None])) == [
+        b'{"asymvae": {"seed": 7, "prompt": null}, "path": "a.jpg"}',
+        None,
+    ]
+    times = pa.array([{"asymvae": None, "taken": 0}], pa.struct([("asymvae", pa.null()), ("taken", pa.timestamp("s"))]))
+    assert jsons(times) == [b'{"asymvae": null, "taken": "1970-01-01 00:00:00"}']
+    no_text = pa.array([b"\xff"]).cast(pa.binary()).view(pa.string())
+    assert jsons(pa.StructArray.from_arrays([no_text], ["prompt"])) == ["json_invalid"]
+    assert jsons(pa.array([7])) == ["field_wrong_type"]
+
+
 def test_a_role_takes_the_first_of_its_columns_that_is_not_null(tmp_path: Path) -> None:
     table = pa.table(
         {
