@@ -70,7 +70,8 @@ def group_norm(
     ``x`` is (N, C, H, W), float32, float16 or bfloat16, channels_last; ``weight``, ``bias`` and ``conv_bias`` are
     (C,) of any float dtype. Raises ValueError for anything else. ``available`` says where it runs.
     """
-    return _group_norm(x, groups, weight, bias, eps, silu, conv_bias)
+    out: Tensor = _group_norm(x, groups, weight, bias, eps, silu, conv_bias)
+    return out
 
 
 def add_residual_bias(x: Tensor, residual: Tensor, bias: Tensor) -> Tensor:
@@ -79,7 +80,8 @@ def add_residual_bias(x: Tensor, residual: Tensor, bias: Tensor) -> Tensor:
     ``x`` as in ``group_norm``, ``residual`` of its shape, dtype and memory format, ``bias`` (C,) of any float dtype.
     Raises ValueError for anything else.
     """
-    return _add_residual_bias(x, residual, bias)
+    out: Tensor = _add_residual_bias(x, residual, bias)
+    return out
 
 
 @torch.library.custom_op("asymvae::group_norm", mutates_args=())
@@ -101,7 +103,7 @@ def _group_norm(
     block_width = _power_of_two(channels // groups)
     partial = torch.empty((2, batch, cut.chunks, channels), dtype=torch.float32, device=x.device)
     affine = torch.empty((3, batch, channels), dtype=torch.float32, device=x.device)
-    with torch.cuda.device_of(x):  # Triton launches on the current device
+    with torch.cuda.device(x.get_device()):  # Triton launches on the current one; -1, a CPU, is left alone
         kernels.moments[(batch * cut.programs,)](x, partial[0], partial[1], pixels, channels, cut.rows, **blocks)
         kernels.merge[(batch * groups,)](
             partial[0], partial[1], weight, bias, weight if conv_bias is None else conv_bias, *affine.unbind(),
@@ -127,7 +129,7 @@ def _add_residual_bias(x: Tensor, residual: Tensor, bias: Tensor) -> Tensor:
 
     batch, channels, height, width = x.shape
     cut = plan(height * width, channels)
-    with torch.cuda.device_of(x):
+    with torch.cuda.device(x.get_device()):
         kernels.add[(batch * cut.programs,)](
             x, residual, bias, out, height * width, channels, cut.rows,
             BLOCK_ROWS=cut.block_rows, BLOCK_CHANNELS=cut.block_channels, num_warps=4,
