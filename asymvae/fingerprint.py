@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from asymvae.config import Affects
+from asymvae.config import Affects, InpaintJob
 
 
 def settings_by_name(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Affects]]:
@@ -25,12 +25,26 @@ def settings_by_name(settings: BaseModel, prefix: str = "") -> Iterator[tuple[st
 
 
 def settings_that(settings: BaseModel, affect: Affects) -> dict[str, Any]:
-    return {name: value for name, value, affects in settings_by_name(settings) if affects == affect}
+    """By dotted name. Those of a method that isn't the job's decide nothing, and are left out."""
+    idle = isinstance(settings, InpaintJob) and settings.inpaint.method != "diffusion"
+    return {
+        name: value
+        for name, value, affects in settings_by_name(settings)
+        if affects == affect and not (idle and name.startswith("inpaint.diffusion."))
+    }
 
 
-def fingerprint(deciding: Mapping[str, Any], weights_sha256: str, format_version: int) -> str:
-    """32 hex digits of blake2b over the deciding settings, the weights and the output's format."""
-    content = {"settings": dict(deciding), "weights": weights_sha256, "format": format_version}
+def fingerprint(
+    deciding: Mapping[str, Any], weights_sha256: str, inpainter_sha256: str | None, format_version: int
+) -> str:
+    """32 hex digits of blake2b over the deciding settings, the weights, what the inpainter brings of its own, and the
+    output's format."""
+    content = {
+        "settings": dict(deciding),
+        "weights": weights_sha256,
+        "inpainter": inpainter_sha256,
+        "format": format_version,
+    }
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

@@ -61,11 +61,19 @@ class Inpainter(ABC):
         """
         return None
 
+    def check_vae(self, vae: AsymmetricAutoencoderKL) -> None:
+        """Whether the method fits ``vae``, told from configurations: the driver asks before anything is started.
+
+        Raises:
+            ValueError: it doesn't; the message names the setting and the remedy.
+        """
+        return
+
     def load(self, vae: AsymmetricAutoencoderKL, device: torch.device, dtype: torch.dtype) -> None:
         """Load what ``fill`` needs, beside ``vae``. Called once a worker, on the thread that runs the device.
 
         Raises:
-            ValueError: it doesn't fit ``vae``; the message names the setting and the remedy.
+            ValueError: as :meth:`check_vae`.
         """
         return
 

@@ -67,7 +67,7 @@ def _to_pinned(tensor: Tensor) -> Tensor:
 
 
 class Device:
-    """Loads the model, and runs batches through encode, inpaint, decode and measure.
+    """Loads the model and what the inpainter needs beside it, and runs batches through encode, inpaint, decode and measure.
 
     All of it on one thread of its own: shards share it without a lock, and OpenMP keeps one team. With a team in every
     thread that once called torch it counts more threads than cores and puts them to sleep between any two layers: 20%
@@ -81,6 +81,8 @@ class Device:
         threads = job.workers.cpu_threads
         self._thread = ThreadPoolExecutor(1, "device", initializer=torch.set_num_threads, initargs=(threads,))
         self.model = self._thread.submit(load).result()
+        parameter = next(self.model.parameters())
+        self._thread.submit(inpainter.load, self.model, parameter.device, parameter.dtype).result()
         self.batch_size = job.workers.batch_size
         self.stages = (Encode(self.model, inpainter), Inpaint(self.model, inpainter), Decode(self.model), Measure())
 

@@ -37,6 +37,7 @@ class Recipe:
     job: InpaintJob
     fingerprint: str
     weights_sha256: str
+    inpainter_sha256: str | None = None  # of what the inpainter brings beside the model, see Inpainter.digest
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,19 @@ def resolve(job: InpaintJob) -> InpaintJob:
     with _about("model.path", job.model.path):
         if Path(job.model.path).is_dir():
             model["path"] = str(Path(job.model.path).resolve())
+    inpaint = job.inpaint
+    if inpaint.method == "diffusion":
+        with _about("inpaint.diffusion.path", inpaint.diffusion.path):
+            if Path(inpaint.diffusion.path).is_dir():
+                absolute = {"path": str(Path(inpaint.diffusion.path).resolve())}
+                inpaint = inpaint.model_copy(update={"diffusion": inpaint.diffusion.model_copy(update=absolute)})
     with _about("output.url", job.output.url):
         output = {"url": resolve_url(job.output.url)[1]} if is_local(job.output.url) else {}
     workers = {"spool": str(Path(job.workers.spool).absolute())} if job.workers.spool else {}
     return job.model_copy(
         update={
             "model": job.model.model_copy(update=model),
+            "inpaint": inpaint,
             "output": job.output.model_copy(update=output),
             "workers": job.workers.model_copy(update=workers),
         }
@@ -97,7 +105,7 @@ def make_plan(job: InpaintJob, retry_errors: frozenset[str] | None = None) -> Pl
 
     Raises:
         ConfigurationError: the output belongs to another job (naming the settings that differ), no shard matches,
-            the model can't be loaded, the inpainter doesn't exist.
+            the model can't be loaded, the inpainter doesn't exist or doesn't fit it.
     """
     job = resolve(job)
     out = job.output.url
@@ -113,11 +121,16 @@ def make_plan(job: InpaintJob, retry_errors: frozenset[str] | None = None) -> Pl
         root = job.input.root or (earlier["input"]["root"] if earlier else input_root(job.input.urls))
         shards = tuple(list_shards(job.input.urls, root=root, format=job.input.format))
     with _about("model.path", job.model.path):
-        weights = load_model(job).weights_sha256
+        model = load_model(job)
+    weights = model.weights_sha256
     assert weights is not None
+    with _about("inpaint.diffusion.path" if job.inpaint.method == "diffusion" else "inpaint.method"):
+        inpainter = load_inpainter(job.inpaint)
+        inpainter.check_vae(model)
+        brought = inpainter.digest()
     deciding = settings_that(job, "yes")
-    recipe = Recipe(job, fingerprint(deciding, weights, FORMAT_VERSION), weights)
-    record = _job_record(job, recipe.fingerprint, deciding, weights, root)
+    recipe = Recipe(job, fingerprint(deciding, weights, brought, FORMAT_VERSION), weights, brought)
+    record = _job_record(recipe, deciding, root)
     if earlier:
         _refuse_another(earlier, record, out)
 
@@ -180,15 +193,17 @@ def _has_errors(commit: dict[str, Any], codes: frozenset[str]) -> bool:
     return bool(found & codes if codes else found)
 
 
-def _job_record(job: InpaintJob, mark: str, deciding: dict[str, Any], weights: str, root: str) -> dict[str, Any]:
+def _job_record(recipe: Recipe, deciding: dict[str, Any], root: str) -> dict[str, Any]:
+    job = recipe.job
     return {
         "format_version": FORMAT_VERSION,
-        "fingerprint": mark,
+        "fingerprint": recipe.fingerprint,
         "settings": job.model_dump(mode="json"),
         "affects_output": deciding,
         "affects_rounding": settings_that(job, "rounding"),
         "input": {"root": root},
-        "model": {"path": job.model.path, "weights_sha256": weights},
+        "model": {"path": job.model.path, "weights_sha256": recipe.weights_sha256},
+        "inpainter": {"sha256": recipe.inpainter_sha256},
         "batch_size": job.workers.batch_size,
         "versions": {name: version(name) for name in _VERSIONS_OF} | {"python": platform.python_version()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -80,6 +80,11 @@ class ShardWorker:
                 f"model.path {job.model.path} on {platform.node()} holds other weights ({model.weights_sha256}) "
                 f"than where the job was started ({recipe.weights_sha256}): a folder must be the same on every node"
             )
+        if (brought := inpainter.digest()) != recipe.inpainter_sha256:
+            raise RuntimeError(
+                f"inpaint.method {job.inpaint.method} on {platform.node()} brings other files ({brought}) than where "
+                f"the job was started ({recipe.inpainter_sha256}): a folder must be the same on every node"
+            )
         self.recipe = recipe
         self.ledger = Ledger(job.output.url)
         self.prepare = Prepare(job, inpainter, model.config.encoder_factor)

@@ -49,7 +49,7 @@ def read_overrides(content: bytes, heeded: frozenset[Override]) -> Overrides | F
     for name in _RANGES:
         if name in given and not _in_range(name, given[name]):
             return Fault("override_out_of_range", {"field": name, "range": _RANGES[name]})
-    return Overrides(**{name: _text(value) if isinstance(value, str) else value for name, value in given.items()})
+    return Overrides(given.get("seed"), _text(given.get("prompt")), _text(given.get("negative_prompt")))
 
 
 def _in_range(name: Override, value: Any) -> bool:
@@ -58,6 +58,6 @@ def _in_range(name: Override, value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _text(text: str) -> str:
+def _text(text: str | None) -> str | None:
     """Without halves of surrogate pairs, which JSON can hold and UTF-8 can't."""
-    return text.encode(errors="replace").decode()
+    return None if text is None else text.encode(errors="replace").decode()

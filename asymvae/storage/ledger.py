@@ -103,6 +103,7 @@ def compare_jobs(earlier: Mapping[str, Any], ours: Mapping[str, Any]) -> list[st
     for job, settings in ((earlier, before), (ours, now)):
         settings["format_version"] = job.get("format_version")
         settings["model.weights_sha256"] = job.get("model", {}).get("weights_sha256")
+        settings["inpainter.sha256"] = job.get("inpainter", {}).get("sha256")
     lines = [
         f"{name}: was {json.dumps(before.get(name))}, is {json.dumps(now.get(name))}"
         for name in sorted(before | now)
