@@ -76,7 +76,7 @@ class Checkpoint:
 
         Raises FileNotFoundError without one, CheckpointError where it describes another class, ``also`` apart.
         """
-        file = self._find(CONFIG_FILE)
+        file = self.find(CONFIG_FILE)
         if file is None:
             raise self._not_found(CONFIG_FILE)
         config: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -95,9 +95,9 @@ class Checkpoint:
         for extension in ("safetensors", "bin"):
             index, single = weight_files(extension, variant)
             tried += [single, index]
-            if (file := self._find(index)) is not None:
+            if (file := self.find(index)) is not None:
                 shards = sorted(set(json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"].values()))
-            elif self._find(single) is not None:
+            elif self.find(single) is not None:
                 shards = [single]
             else:
                 continue
@@ -105,7 +105,7 @@ class Checkpoint:
         raise self._not_found(" nor ".join(tried))
 
     def _read_tensors(self, name: str) -> Iterator[tuple[str, Tensor]]:
-        file = self._find(name)
+        file = self.find(name)
         if file is None:
             raise self._not_found(name)
         if name.endswith(".safetensors"):
@@ -116,8 +116,8 @@ class Checkpoint:
         load = partial(torch.load, file, map_location="cpu", weights_only=True)
         yield from only_tensors(load, f"{name} of {self}").items()
 
-    def _find(self, name: str) -> str | None:
-        """A local path of the checkpoint's file ``name``; None where it has no such file."""
+    def find(self, name: str) -> str | None:
+        """A local path of the checkpoint's file ``name``, until this context ends; None where it has no such file."""
         if self._filesystem is None:
             try:
                 return str(
@@ -146,10 +146,10 @@ class Checkpoint:
         return FileNotFoundError(f"{where} holds no {names}; is the path, subfolder, revision or variant right?")
 
 
-def weight_files(extension: str, variant: str | None) -> tuple[str, str]:
+def weight_files(extension: str, variant: str | None, stem: str = _STEM) -> tuple[str, str]:
     """The names of the index of shards, and of the one file where there are no shards."""
     dotted = f".{variant}" if variant else ""
-    return f"{_STEM}.{extension}.index{dotted}.json", f"{_STEM}{dotted}.{extension}"
+    return f"{stem}.{extension}.index{dotted}.json", f"{stem}{dotted}.{extension}"
 
 
 def only_tensors(load: Callable[[], Any], where: str) -> Mapping[str, Tensor]:
