@@ -172,7 +172,7 @@ def _about(setting: str, url: str = "") -> Iterator[None]:
         ours = isinstance(error, OSError) or type(error) is ValueError or type(error).__module__.startswith("asymvae.")
         said = redact_text(str(error) if ours else f"{type(error).__name__}: {error}")
         where = setting if not url or redact(url) in said else f"{setting} {redact(url)}"
-        raise ConfigurationError(f"{where}: {said}") from error
+        raise ConfigurationError(said if said.startswith(f"{setting} ") else f"{where}: {said}") from error
 
 
 def _refuse_another(theirs: dict[str, Any], ours: dict[str, Any], out: str) -> None:
