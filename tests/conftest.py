@@ -36,6 +36,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def diffusion_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny inpainting checkpoint with random weights: a 9-channel UNet, PNDM."""
+    from tests.tiny_diffusion import write_tiny_diffusion
+
+    return write_tiny_diffusion(tmp_path_factory.mktemp("diffusion"))
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """torch on one thread, for this test."""

@@ -19,7 +19,7 @@ from asymvae.inpaint.denoise import Denoiser
 from asymvae.inpaint.diffusion_files import DiffusionFiles
 from asymvae.inpaint.diffusion_modules import load_modules
 from asymvae.inpaint.prompts import PromptEncoder
-from asymvae.inpaint.schedulers import SCHEDULERS, make_scheduler
+from asymvae.inpaint.schedulers import check_scheduler, make_scheduler
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.model.posterior import DiagonalGaussian
 
@@ -59,8 +59,8 @@ class DiffusionFill(Inpainter):
         missing = [name for name in ("diffusers", "transformers") if importlib.util.find_spec(name) is None]
         if missing:
             raise ValueError(f"inpaint.method diffusion needs {' and '.join(missing)}: pip install asymvae[diffusion]")
-        if scheduler is not None and scheduler not in SCHEDULERS:
-            raise ValueError(f"inpaint.diffusion.scheduler {scheduler!r} is none of {', '.join(SCHEDULERS)}")
+        if scheduler is not None:
+            check_scheduler({}, scheduler)
         if int(steps * strength) < 1:
             raise ValueError(
                 f"inpaint.diffusion.strength {strength:g} of {steps} steps is less than one; raise either of them"
@@ -91,8 +91,19 @@ class DiffusionFill(Inpainter):
 
     def digest(self) -> str:
         self._check_unet()
-        make_scheduler(self.files.config("scheduler"), self.scheduler)
+        check_scheduler(self.files.config("scheduler"), self.scheduler)
         return self.files.digest()
+
+    def check_vae(self, vae: AsymmetricAutoencoderKL) -> None:
+        theirs: dict[str, Any] = _OWN_VAE | self.files.config("vae")
+        theirs["factor"] = 1 << (len(theirs.get("block_out_channels", (0,) * 4)) - 1)
+        ours: dict[str, Any] = {**vae.config, "factor": vae.config.encoder_factor}
+        for name in ("scaling_factor", "latent_channels", "factor"):
+            if theirs[name] != ours[name]:
+                raise ValueError(
+                    f"inpaint.diffusion.path {self.files} works on latents whose {name} is {theirs[name]}, and "
+                    f"model.path makes latents whose {name} is {ours[name]}: choose two that belong together"
+                )
 
     def load(self, vae: AsymmetricAutoencoderKL, device: torch.device, dtype: torch.dtype) -> None:
         self.check_vae(vae)
@@ -122,7 +133,7 @@ class DiffusionFill(Inpainter):
         assert self._embed is not None
         count, device = batch.mask.shape[0], batch.mask.device
         items = batch.items + [batch.items[-1]] * (count - len(batch.items))
-        generators = [torch.Generator().manual_seed(item.seed) for item in items]
+        generators = batch.generators()
         factor = vae.config.encoder_factor
         shape = (vae.config.latent_channels, batch.mask.shape[-2] // factor, batch.mask.shape[-1] // factor)
 
@@ -172,18 +183,6 @@ class DiffusionFill(Inpainter):
             )
         assert isinstance(channels, int)
         return channels
-
-    def check_vae(self, vae: AsymmetricAutoencoderKL) -> None:
-        """Raises ValueError where the UNet was trained on other latents than ``vae`` makes."""
-        theirs: dict[str, Any] = _OWN_VAE | self.files.config("vae")
-        theirs["factor"] = 1 << (len(theirs.get("block_out_channels", (0,) * 4)) - 1)
-        ours: dict[str, Any] = {**vae.config, "factor": vae.config.encoder_factor}
-        for name in ("scaling_factor", "latent_channels", "factor"):
-            if theirs[name] != ours[name]:
-                raise ValueError(
-                    f"inpaint.diffusion.path {self.files} works on latents whose {name} is {theirs[name]}, and "
-                    f"model.path makes latents whose {name} is {ours[name]}: choose two that belong together"
-                )
 
 
 def _needs(unet_channels: int, strength: float) -> frozenset[Need]:

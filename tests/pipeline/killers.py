@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from asymvae.batch import Batch
+from asymvae.inpaint.diffusion import DiffusionFill
 from asymvae.inpaint.harmonic import HarmonicFill
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.storage import filesystem, ledger
@@ -28,6 +29,19 @@ class KilledAtWork(HarmonicFill):
 
     def __init__(self, marker: str, key: str) -> None:
         super().__init__()
+        self.marker, self.key = Path(marker), key
+
+    def fill(self, batch: Batch, vae: AsymmetricAutoencoderKL) -> Tensor:
+        if any(item.key == self.key for item in batch.items):
+            kill_once(self.marker)
+        return super().fill(batch, vae)
+
+
+class KilledAtPainting(DiffusionFill):
+    """As :class:`KilledAtWork`, with diffusion's settings as options."""
+
+    def __init__(self, marker: str, key: str, **settings: Any) -> None:
+        super().__init__(**settings)
         self.marker, self.key = Path(marker), key
 
     def fill(self, batch: Batch, vae: AsymmetricAutoencoderKL) -> Tensor:
