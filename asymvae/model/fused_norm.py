@@ -1,8 +1,8 @@
 """GroupNorm with SiLU for channels_last maps on CUDA, and the sum of a residual block: Triton kernels.
 
-Bytes, of a map of M bytes: ``group_norm`` reads it twice and writes it once, 3 M (beside it, at most 4% of M in
-bfloat16: the moments of chunks); ``add_residual_bias`` reads two maps and writes one, 3 M. A convolution's bias costs
-nothing in either, so the convolution before them can do without its own pass, 2 M.
+Bytes, of a map of M bytes: ``group_norm`` reads it twice and writes it once, 3 M (and writes the moments of chunks
+between: in bfloat16 1.6% of M at 512x512x128, 6% for small maps); ``add_residual_bias`` reads two maps and writes one,
+3 M. A convolution's bias costs nothing in either, so the convolution before can do without its own pass, 2 M.
 
 The statistics are float32, as exact as two passes over the map, and the same bits from run to run: running means a
 lane, merged by Chan's formula (Chan, Golub, LeVeque 1979), no atomics, no tuning by timing; block sizes follow from a
