@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "fingerprint": {"config"},
     "batch": {"model", "faults"},
+    "to_diffusers": {"model"},
     "inpaint": {"model", "batch", "config", "faults"},
     "stages": {"inpaint", "model", "media", "batch", "config", "faults", "fingerprint"},
     "pipeline": {"stages", "inpaint", "model", "media", "storage", "batch", "config", "faults", "fingerprint"},

@@ -25,12 +25,25 @@ SCHEDULERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 _CLASSES: Final = {class_name for class_name, _ in SCHEDULERS.values()}
 
 
+def check_scheduler(config: Mapping[str, Any], name: str | None) -> None:
+    """Raises ValueError where :func:`make_scheduler` couldn't, without importing diffusers."""
+    if name is not None and name not in SCHEDULERS:
+        raise ValueError(f"inpaint.diffusion.scheduler {name!r} is none of {', '.join(SCHEDULERS)}")
+    own = config.get("_class_name")
+    if name is None and own not in _CLASSES:
+        raise ValueError(
+            f"the checkpoint's own scheduler, {own}, isn't among those known here; set inpaint.diffusion.scheduler "
+            f"to one of {', '.join(SCHEDULERS)}"
+        )
+
+
 def make_scheduler(config: Mapping[str, Any], name: str | None) -> Any:
     """The scheduler of a checkpoint's ``scheduler_config.json``, or the one of ``name`` with its configuration.
 
     Raises ValueError for a class or a name that isn't among :data:`SCHEDULERS`.
     """
-    import diffusers  # an optional extra, and seconds: the driver needs the names alone
+    check_scheduler(config, name)
+    import diffusers  # an optional extra that takes seconds; the driver needs the names alone
 
     own = str(config.get("_class_name"))
     if own in _CLASSES:
@@ -41,11 +54,6 @@ def make_scheduler(config: Mapping[str, Any], name: str | None) -> Any:
         if getattr(scheduler.config, "skip_prk_steps", True) is False:
             scheduler.register_to_config(skip_prk_steps=True)
         config = scheduler.config
-    elif name is None:
-        raise ValueError(
-            f"the checkpoint's own scheduler, {own}, isn't among those known here; set inpaint.diffusion.scheduler "
-            f"to one of {', '.join(SCHEDULERS)}"
-        )
     if name is None:
         return scheduler
     class_name, changes = SCHEDULERS[name]

@@ -7,6 +7,7 @@ checkpoints load both ways; written anew.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import itertools
 import os
@@ -264,6 +265,15 @@ class AsymmetricAutoencoderKL(nn.Module):
         """Writes a checkpoint (safetensors) that diffusers loads too, into a folder or below an fsspec URL."""
         fields: dict[str, Any] = {"_class_name": checkpoint.CLASS_NAME, **self.config}
         checkpoint.write(folder, fields, self.state_dict(), variant=variant, max_shard_size=max_shard_size)
+
+    def to_diffusers(self) -> Any:
+        """This model as an instance of diffusers' class, for its pipelines: ``pipe.vae = model.to_diffusers()``.
+
+        The weights are shared. Raises ValueError where diffusers isn't installed.
+        """
+        # By name, and only here: the network knows nothing of diffusers, and what makes it one of theirs is no part
+        # of the network.
+        return importlib.import_module("asymvae.to_diffusers").AsymmetricAutoencoderKL.of(self)
 
 
 def _one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,11 +45,11 @@ def items(count: int, height: int = 64, width: int = 64, first: int = 0) -> list
 
 
 def peer_of(vae: AsymmetricAutoencoderKL) -> diffusers.AsymmetricAutoencoderKL:
-    """diffusers' own class with the same weights."""
-    arguments = {name: value for name, value in vae.config.items() if name not in ("block_out_channels", "force_upcast")}
-    peer = diffusers.AsymmetricAutoencoderKL(**arguments).eval()
+    """diffusers' own class with the same weights, in float32 on the CPU."""
+    arguments = inspect.signature(AsymmetricAutoencoderKL).parameters
+    peer = diffusers.AsymmetricAutoencoderKL(**{name: vae.config[name] for name in arguments}).eval()
     peer.load_state_dict(vae.state_dict())
-    return peer.to(vae.device, vae.dtype)
+    return peer
 
 
 def pipeline_of(path: Path, vae: Any, scheduler: tuple[str, dict[str, Any]] | None = None) -> Any:
@@ -71,7 +72,7 @@ def by_pipeline(pipe: Any, samples: Sequence[Item], **options: Any) -> Tensor:
     height, width = samples[0].image.shape[:2]
     out: Tensor = pipe(
         prompt=[sample.prompt for sample in samples],
-        image=batch.image,
+        image=batch.image / 2 + 0.5,
         mask_image=batch.mask,
         height=height,
         width=width,
