@@ -39,6 +39,12 @@ class Item:
     batch_key: Hashable = ()
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the work image."""
+        height, width = self.image.shape[:2]
+        return height, width
+
+    @property
     def shape_key(self) -> Hashable:
         """Items share a batch only where this is equal."""
         return (self.image.shape[:2], self.batch_key)

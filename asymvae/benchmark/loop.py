@@ -14,6 +14,8 @@ from asymvae.batch import collate
 from asymvae.config import InpaintJob
 from asymvae.inpaint.base import load_inpainter
 from asymvae.media.image import encode_image
+from asymvae.model.memory import weight_bytes
+from asymvae.pipeline.capacity import BatchPlan, batch_budget, device_memory
 from asymvae.pipeline.plan import load_model
 from asymvae.stages.composite import composite
 from asymvae.stages.decode import Decode
@@ -48,6 +50,8 @@ def run_loop(job: InpaintJob) -> LoopRun:
     model = load_model(job, device.type)
     inpainter = load_inpainter(job.inpaint)
     prepare = Prepare(job, inpainter, model.config.encoder_factor)
+    budget = batch_budget(device_memory(job), job, weight_bytes(model))
+    batches = BatchPlan(job, model.config, model.dtype, budget)
     stages = (Encode(model, inpainter), Inpaint(model, inpainter), Decode(model))
     names = job.input
     fields = FieldNames(names.image, names.mask, names.prompt, names.given, names.overrides, names.key)
@@ -56,6 +60,10 @@ def run_loop(job: InpaintJob) -> LoopRun:
 
     def run_batch(planned: list[Planned]) -> None:
         now = time.perf_counter()
+        if batches.of(*planned[0].items[0].size).in_strips:
+            model.enable_tiling()
+        else:
+            model.disable_tiling()
         batch = collate([one.items[0] for one in planned], len(planned), device, model.dtype)
         for stage in stages:
             batch = stage(batch)
@@ -79,7 +87,7 @@ def run_loop(job: InpaintJob) -> LoopRun:
                 if isinstance(planned, Planned) and planned.items:
                     alike = waiting[planned.items[0].shape_key]
                     alike.append(planned)
-                    if len(alike) == job.workers.batch_size:
+                    if len(alike) == batches.of(*planned.items[0].size).size:
                         run_batch(alike)
                         alike.clear()
             now = time.perf_counter()

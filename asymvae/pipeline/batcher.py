@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from asymvae.batch import Item
@@ -22,9 +22,13 @@ class Batcher:
     A batch is given out when it is full; when what waits costs more than ``waiting_bytes`` (the fullest shape
     first); and when more than ``span_bytes`` were admitted since the oldest item that still waits (its shape).
     The last rule bounds how long a finished row must be kept for an earlier one: rows are written in input order.
+    What is given out before it is full is a power of two of the oldest, which needs no padding; the rest waits on.
+
+    Args:
+        batch_size: how many make a full batch of an item's shape.
     """
 
-    def __init__(self, batch_size: int, *, waiting_bytes: int, span_bytes: int) -> None:
+    def __init__(self, batch_size: Callable[[Item], int], *, waiting_bytes: int, span_bytes: int) -> None:
         self.batch_size = batch_size
         self.waiting_bytes = waiting_bytes
         self.span_bytes = span_bytes
@@ -45,12 +49,12 @@ class Batcher:
             group.costs.append(share)
             group.starts.append(start)
             self._waiting += share
-            if len(group.items) == self.batch_size:
+            if len(group.items) == self.batch_size(item):
                 ready.append(self._give(item.shape_key))
         while self._waiting > self.waiting_bytes:
-            ready.append(self._give(max(self._groups, key=lambda key: len(self._groups[key].items))))
+            ready.append(self._give_early(max(self._groups, key=lambda key: len(self._groups[key].items))))
         while self._groups and self._admitted - self._oldest()[0] > self.span_bytes:
-            ready.append(self._give(self._oldest()[1]))
+            ready.append(self._give_early(self._oldest()[1]))
         return ready
 
     def flush(self) -> list[list[Item]]:
@@ -62,6 +66,16 @@ class Batcher:
 
     def _oldest(self) -> tuple[int, Hashable]:
         return min(((group.starts[0], key) for key, group in self._groups.items()), key=lambda pair: pair[0])
+
+    def _give_early(self, key: Hashable) -> list[Item]:
+        whole = self._groups[key]
+        count = 1 << len(whole.items).bit_length() - 1
+        rest = _Group(whole.items[count:], whole.costs[count:], whole.starts[count:])
+        self._groups[key] = _Group(whole.items[:count], whole.costs[:count], whole.starts[:count])
+        items = self._give(key)
+        if rest.items:
+            self._groups[key] = rest
+        return items
 
     def _give(self, key: Hashable) -> list[Item]:
         group = self._groups.pop(key)

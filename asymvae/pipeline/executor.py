@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from asymvae.config import InpaintJob
 from asymvae.pipeline.allocator import KEEP_FREED_MEMORY
+from asymvae.pipeline.capacity import DeviceMemory, device_memory
 from asymvae.pipeline.plan import ConfigurationError, Recipe
 from asymvae.pipeline.progress import Board, Tally
 from asymvae.pipeline.worker import RayShardWorker, Report, ShardWorker
@@ -44,6 +45,10 @@ class Executor(Protocol):
         """Get ready, before anything is written. Raises ConfigurationError where the job can't run here."""
         ...
 
+    def device_memory(self, job: InpaintJob) -> DeviceMemory:
+        """Of the device that a worker of ``job`` has, before there is any."""
+        ...
+
     def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Iterator[Report | None]:
         """A report a shard, in any order; None now and then meanwhile, so that the caller can look at the tally."""
         ...
@@ -55,6 +60,9 @@ class LocalExecutor:
     def start(self, job: InpaintJob) -> None:
         if job.workers.gpus > 0 and not torch.cuda.is_available():
             raise ConfigurationError("workers.gpus asks for a GPU and torch sees none here; set workers.gpus=0")
+
+    def device_memory(self, job: InpaintJob) -> DeviceMemory:
+        return device_memory(job)
 
     def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Iterator[Report | None]:
         worker = ShardWorker(recipe)
@@ -87,6 +95,19 @@ class RayExecutor:
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
         _check_resources(job)
         _check_output_is_shared(job.output.url)
+
+    def device_memory(self, job: InpaintJob) -> DeviceMemory:
+        """Asked where a worker would run: the driver's own node may have no GPU, or another."""
+        look: Any = ray.remote(device_memory).options(
+            num_gpus=job.workers.gpus,
+            num_cpus=job.workers.cpu_threads,
+            max_calls=1,  # its process ends, and what CUDA keeps of the GPU for it
+        )
+        try:
+            memory: DeviceMemory = ray.get(look.remote(job))
+        except RayError as error:
+            raise ConfigurationError(f"no worker's device can be looked at: {_last_line(error)}") from error
+        return memory
 
     def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Iterator[Report | None]:
         board = Board.remote()  # type: ignore[attr-defined]

@@ -45,7 +45,9 @@ def run_job(job: InpaintJob, executor: Executor, *, retry_errors: frozenset[str]
     """
     plan = make_plan(job, retry_errors)
     executor.start(plan.recipe.job)
-    open_output(plan)
+    if plan.left and plan.recipe.batch_budget is None:
+        plan = plan.for_memory(executor.device_memory(plan.recipe.job))
+    plan = open_output(plan)
     ledger = Ledger(job.output.url)
     by_name = {shard.name: shard for shard in plan.shards}
     result = JobResult(plan)

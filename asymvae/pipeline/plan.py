@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,8 @@ from asymvae.config import InpaintJob
 from asymvae.fingerprint import fingerprint, settings_that
 from asymvae.inpaint.base import load_inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
+from asymvae.model.memory import weight_bytes
+from asymvae.pipeline.capacity import DeviceMemory, batch_budget
 from asymvae.storage.filesystem import is_local, redact, redact_text
 from asymvae.storage.filesystem import resolve as resolve_url
 from asymvae.storage.ledger import Ledger, commit_name, compare_jobs
@@ -38,18 +40,29 @@ class Recipe:
     fingerprint: str
     weights_sha256: str
     inpainter_sha256: str | None = None  # of what the inpainter brings beside the model, see Inpainter.digest
+    batch_budget: int | None = None  # bytes that a batch may take, see capacity; None: whatever it takes
 
 
 @dataclass(frozen=True)
 class Plan:
     """A recipe and its shards: all of the input, and those ``left``, which have no commit of this recipe yet or one
-    that is to be done again (``redo``). ``record`` is what :func:`open_output` makes ``_job.json``."""
+    that is to be done again (``redo``). ``record`` is what :func:`open_output` makes ``_job.json``; ``model_bytes``,
+    what the model's weights take."""
 
     recipe: Recipe
     shards: tuple[Shard, ...]
     left: tuple[Shard, ...]
     redo: tuple[str, ...]
     record: dict[str, Any]
+    model_bytes: int
+
+    def for_memory(self, memory: DeviceMemory) -> Plan:
+        """The plan with the budget that batches have on a device of that memory. An earlier run's stands."""
+        if self.recipe.batch_budget is not None:
+            return self
+        budget = batch_budget(memory, self.recipe.job, self.model_bytes)
+        record = self.record | {"memory": {"device_bytes": memory.total, "batch_budget_bytes": budget}}
+        return replace(self, recipe=replace(self.recipe, batch_budget=budget), record=record)
 
 
 def resolve(job: InpaintJob) -> InpaintJob:
@@ -129,7 +142,8 @@ def make_plan(job: InpaintJob, retry_errors: frozenset[str] | None = None) -> Pl
         inpainter.check_vae(model)
         brought = inpainter.digest()
     deciding = settings_that(job, "yes")
-    recipe = Recipe(job, fingerprint(deciding, weights, brought, FORMAT_VERSION), weights, brought)
+    mark = fingerprint(deciding, weights, brought, FORMAT_VERSION)
+    recipe = Recipe(job, mark, weights, brought, _budget_in(earlier))
     record = _job_record(recipe, deciding, root)
     if earlier:
         _refuse_another(earlier, record, out)
@@ -144,11 +158,13 @@ def make_plan(job: InpaintJob, retry_errors: frozenset[str] | None = None) -> Pl
             elif retry_errors is not None and _has_errors(ledger.read_commit(name), retry_errors):
                 left.append(shard)
                 redo.append(name)
-    return Plan(recipe, shards, tuple(left), tuple(redo), record)
+    return Plan(recipe, shards, tuple(left), tuple(redo), record, weight_bytes(model))
 
 
-def open_output(plan: Plan) -> None:
+def open_output(plan: Plan) -> Plan:
     """Write ``_job.json`` where there is none, and take back the commits that are to be done again.
+
+    Returns the plan with the budget that stands in ``_job.json``, whoever wrote it.
 
     Raises:
         ConfigurationError: another job was begun there meanwhile, or nothing can be written there.
@@ -156,9 +172,12 @@ def open_output(plan: Plan) -> None:
     out = plan.recipe.job.output.url
     with _about("output.url", out):
         ledger = Ledger(out)
-        _refuse_another(ledger.open_job(plan.record), plan.record, out)
+        standing = ledger.open_job(plan.record)
+        _refuse_another(standing, plan.record, out)
         for name in plan.redo:
             ledger.withdraw(name)
+    budget = _budget_in(standing)
+    return plan if budget is None else replace(plan, recipe=replace(plan.recipe, batch_budget=budget))
 
 
 @contextmanager
@@ -186,6 +205,11 @@ def _refuse_another(theirs: dict[str, Any], ours: dict[str, Any], out: str) -> N
 
 def _is_job(record: dict[str, Any]) -> bool:
     return "fingerprint" in record and isinstance(record.get("input"), dict) and "root" in record["input"]
+
+
+def _budget_in(record: dict[str, Any] | None) -> int | None:
+    found = (record or {}).get("memory", {}).get("batch_budget_bytes")
+    return None if found is None else int(found)
 
 
 def _has_errors(commit: dict[str, Any], codes: frozenset[str]) -> bool:

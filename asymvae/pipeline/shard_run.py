@@ -57,6 +57,7 @@ class ShardOutcome:
     errors_by_code: dict[str, int]
     mean_hole_fraction: float | None  # over results
     seconds: dict[str, float]  # by stage, summed over threads: they may exceed `wall`
+    degraded: bool = False  # a batch of it ran smaller than planned, for want of memory
 
     @property
     def complete(self) -> bool:
@@ -118,14 +119,15 @@ class _ShardRun:
         self.spool, self.decode_pool, self.encode_pool = spool, decode_pool, encode_pool
         limit = job.workers.buffer_mb * 2**20
         self.budget = ByteBudget(limit)
-        self.least_cost = limit // max(_LEAST_IN_FLIGHT, _BATCHES_IN_FLIGHT * job.workers.batch_size)
-        self.batcher = Batcher(job.workers.batch_size, waiting_bytes=limit // 4, span_bytes=limit // 2)
+        self.least_cost = limit // max(_LEAST_IN_FLIGHT, _BATCHES_IN_FLIGHT * device.batches.most)
+        self.batcher = Batcher(device.batch_size, waiting_bytes=limit // 4, span_bytes=limit // 2)
         # Both hold the same tickets; the byte budget bounds them.
         self.to_drive: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
         self.to_write: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
         self.launches = threading.Semaphore(_LAUNCHED_AHEAD)
         self.failure: Future[None] = Future()
         self.clock = Clock()
+        self.degraded = False
 
     def run(self) -> ShardOutcome:
         started = time.perf_counter()
@@ -144,6 +146,7 @@ class _ShardRun:
             outcome.parts = self.spool.close()
         self.clock.add("wall", time.perf_counter() - started)
         outcome.seconds = self.clock.seconds()
+        outcome.degraded = self.degraded
         return outcome
 
     # --- what every thread and task runs under ------------------------------------------------------------------
@@ -221,6 +224,7 @@ class _ShardRun:
             self.launches.release()
             return
         pending, seconds = self.device.launch(items)
+        self.degraded |= pending.degraded
         self.clock.add("device", seconds)
         self.encode_pool.submit(self._guard, self._collect, pending)
 

@@ -46,6 +46,7 @@ class Report:
     counts: dict[str, int] = field(default_factory=dict)
     errors_by_code: dict[str, int] = field(default_factory=dict)
     mean_hole_fraction: float | None = None
+    degraded: bool = False
 
 
 def make_deterministic(job: InpaintJob) -> None:
@@ -73,7 +74,9 @@ class ShardWorker:
         make_deterministic(job)
         sweep_spools(job.workers.spool)
         inpainter = load_inpainter(job.inpaint)
-        self.device = Device(lambda: load_model(job, "cuda" if job.workers.gpus > 0 else "cpu"), inpainter, job)
+        self.device = Device(
+            lambda: load_model(job, "cuda" if job.workers.gpus > 0 else "cpu"), inpainter, job, recipe.batch_budget
+        )
         model = self.device.model
         if model.weights_sha256 != recipe.weights_sha256:
             raise RuntimeError(
@@ -109,8 +112,17 @@ class ShardWorker:
                     "stages": outcome.seconds,
                 },
                 errors_by_code=outcome.errors_by_code,
+                degraded=outcome.degraded,
             )
-        return Report(shard.name, True, "", record["counts"], record["errors_by_code"], outcome.mean_hole_fraction)
+        return Report(
+            shard.name,
+            True,
+            "",
+            record["counts"],
+            record["errors_by_code"],
+            outcome.mean_hole_fraction,
+            record["degraded"],
+        )
 
     def attempt(self, shard: Shard, progress: Progress) -> Report:
         """:meth:`run`, but an error of the infrastructure is told on stderr and becomes a report."""

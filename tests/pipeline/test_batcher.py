@@ -23,7 +23,7 @@ def numbers(batches: list[list[Item]]) -> list[list[int]]:
 
 
 def test_a_full_shape_goes_out_and_the_rest_at_the_end() -> None:
-    batcher = Batcher(2, waiting_bytes=1000, span_bytes=1000)
+    batcher = Batcher(lambda _: 2, waiting_bytes=1000, span_bytes=1000)
     assert numbers(batcher.admit([item(0, 8)], 1)) == []
     assert numbers(batcher.admit([item(1, 16)], 1)) == []
     assert numbers(batcher.admit([item(2, 8)], 1)) == [[0, 2]]
@@ -31,14 +31,14 @@ def test_a_full_shape_goes_out_and_the_rest_at_the_end() -> None:
 
 
 def test_the_fullest_shape_goes_first_when_too_much_waits() -> None:
-    batcher = Batcher(8, waiting_bytes=30, span_bytes=1000)
+    batcher = Batcher(lambda _: 8, waiting_bytes=30, span_bytes=1000)
     for index, size in enumerate((8, 16, 16)):
         assert numbers(batcher.admit([item(index, size)], 10)) == []
     assert numbers(batcher.admit([item(3, 8), item(4, 24)], 10)) == [[0, 3]]
 
 
 def test_a_rare_shape_does_not_wait_for_ever() -> None:
-    batcher = Batcher(2, waiting_bytes=1000, span_bytes=50)
+    batcher = Batcher(lambda _: 2, waiting_bytes=1000, span_bytes=50)
     given = numbers(batcher.admit([item(0, 24)], 10))
     for index in range(1, 8):
         given += numbers(batcher.admit([item(index, 8)], 10))
@@ -47,7 +47,7 @@ def test_a_rare_shape_does_not_wait_for_ever() -> None:
 
 
 def test_samples_that_need_no_device_count_for_the_span() -> None:
-    batcher = Batcher(2, waiting_bytes=1000, span_bytes=50)
+    batcher = Batcher(lambda _: 2, waiting_bytes=1000, span_bytes=50)
     batcher.admit([item(0, 8)], 10)
     given = [batch for _ in range(5) for batch in numbers(batcher.admit([], 10))]
     assert given == [[0]]
@@ -66,7 +66,7 @@ def test_every_item_goes_out_once_and_what_waits_stays_bounded(
     samples: list[tuple[int, int, int]], batch_size: int
 ) -> None:
     budget = ByteBudget(400)
-    batcher = Batcher(batch_size, waiting_bytes=100, span_bytes=200)
+    batcher = Batcher(lambda _: batch_size, waiting_bytes=100, span_bytes=200)
     out: list[Item] = []
     costs: list[int] = []
     expected = 0
