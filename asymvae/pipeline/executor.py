@@ -98,11 +98,11 @@ class RayExecutor:
 
     def device_memory(self, job: InpaintJob) -> DeviceMemory:
         """Asked where a worker would run: the driver's own node may have no GPU, or another."""
-        look: Any = ray.remote(device_memory).options(
+        look: Any = ray.remote(
             num_gpus=job.workers.gpus,
             num_cpus=job.workers.cpu_threads,
-            max_calls=1,  # its process ends, and what CUDA keeps of the GPU for it
-        )
+            max_calls=1,  # its process ends, and with it what CUDA keeps of the GPU for it
+        )(device_memory)
         try:
             memory: DeviceMemory = ray.get(look.remote(job))
         except RayError as error:
