@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from asymvae.inpaint.base import Inpainter, Need, load_inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.pipeline.device import Device, Done
 from tests.tiny import job, picture, tiny_model
+from tests.tiny_diffusion import write_tiny_diffusion
 
 
 class ShiftFill(Inpainter):
@@ -65,6 +68,34 @@ def test_randomising_the_hole_changes_no_byte(method: str, kind: str) -> None:
     for a, b in zip(first, second, strict=True):
         assert np.array_equal(a.pixels, b.pixels)
         assert a.metrics == b.metrics
+
+
+@pytest.mark.parametrize(
+    ("channels", "strength", "kind", "leaks"),
+    [
+        (9, 1.0, "box", False),
+        (9, 1.0, "border", False),
+        (9, 1.0, "all", False),
+        (9, 0.6, "box", True),
+        (4, 1.0, "box", True),
+        (4, 0.6, "box", True),
+    ],
+)
+def test_diffusion_leaks_the_hole_where_the_readme_says_so_and_nowhere_else(
+    channels: int, strength: float, kind: str, leaks: bool, tmp_path: Path
+) -> None:
+    folder = write_tiny_diffusion(tmp_path, in_channels=channels)
+    section = {"path": str(folder), "steps": 4, "strength": strength, "prompt": "a cat", "guidance_scale": 2.0}
+    settings = job("unused", "unused", "unused", inpaint={"method": "diffusion", "diffusion": section})
+    first, second = (
+        Device(tiny_model, load_inpainter(settings.inpaint), settings)
+        .launch(items(hole_of(kind), in_hole=n))[0]
+        .result()
+        for n in (1, 2)
+    )
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a.pixels, b.pixels) is not leaks
+        assert (a.metrics == b.metrics) is not leaks
 
 
 def test_given_fills_with_the_given_pixels_and_only_in_the_hole() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import operator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from asymvae.config import DiffusionSettings, InpaintJob
+from asymvae.config import InpaintJob
 from asymvae.fingerprint import sample_seed, settings_by_name, settings_that
 from asymvae.inpaint.base import load_inpainter
 from asymvae.pipeline.device import Device
@@ -28,7 +29,7 @@ FLIPPED: dict[str, Any] = {
     "input.key": None,  # Parquet only; tested with the sources
     "input.image": ["other.png"],
     "input.mask": ["other.mask.png"],
-    "input.prompt": None,  # no built-in method reads prompts yet
+    "input.prompt": ["other.txt"],
     "input.overrides": ["settings"],
     "input.given": None,  # read by method given alone: see test_given_field
     "input.mask_polarity": "black_is_hole",
@@ -45,8 +46,17 @@ FLIPPED: dict[str, Any] = {
     "inpaint.method": "none",
     "inpaint.variants": 2,
     "inpaint.options": {"tolerance": 0.5},
-    # Of method diffusion alone, and no part of another method's fingerprint: see test_diffusion.py
-    **{f"inpaint.diffusion.{name}": None for name in DiffusionSettings.model_fields},
+    "inpaint.diffusion.path": None,  # its files' digest decides: see test_diffusion.py
+    "inpaint.diffusion.revision": None,  # so for these: they say which files
+    "inpaint.diffusion.variant": None,
+    "inpaint.diffusion.prompt": "{prompt} on a mat",
+    "inpaint.diffusion.negative_prompt": "fog",
+    "inpaint.diffusion.guidance_scale": 2.0,
+    "inpaint.diffusion.steps": 3,
+    "inpaint.diffusion.scheduler": "ddim",
+    "inpaint.diffusion.strength": 0.6,
+    "inpaint.diffusion.compile": None,  # minutes of a compiler's time
+    "inpaint.diffusion.channels_last": True,
     "mask.dilate": 9,
     "mask.feather": 9,
     "mask.grid": 1,
@@ -73,8 +83,8 @@ FLIPPED: dict[str, Any] = {
 
 def flip(settings: InpaintJob, name: str, value: Any) -> InpaintJob:
     values = settings.model_dump()
-    section, _, field = name.rpartition(".")
-    (values[section] if section else values)[field] = value
+    *sections, field = name.split(".")
+    functools.reduce(operator.getitem, sections, values)[field] = value
     if name == "workers.min":
         values["workers"]["max"] = value
     return InpaintJob(**values)
@@ -103,6 +113,7 @@ def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fields["other.png"] = file_bytes(picture(*size, seed=50 + number), "PNG")
         fields["other.mask.png"] = sample(number + 9, size)["mask.png"]
         fields["given.png"] = file_bytes(picture(*size, seed=70 + number), "PNG")
+        fields["txt"], fields["other.txt"] = f"cat {number}".encode(), b"dog"
         fields["settings"] = b'{"asymvae": {"seed": 7}}'
         samples.append((f"k{number}", fields))
     return write_tar(tmp_path_factory.mktemp("shard") / "a.tar", samples)
@@ -117,8 +128,14 @@ def test_every_setting_is_listed_here(tar: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, value in FLIPPED.items() if value is not None])
-def test_flipping_a_setting_changes_the_bytes_just_where_it_says_so(name: str, tar: Path, tmp_path: Path) -> None:
-    before, after = base(tar), flip(base(tar), name, FLIPPED[name])
+def test_flipping_a_setting_changes_the_bytes_just_where_it_says_so(
+    name: str, tar: Path, diffusion_checkpoint: Path, tmp_path: Path
+) -> None:
+    before = base(tar)
+    if name == "input.prompt" or name.startswith("inpaint.diffusion."):
+        before = flip(before, "inpaint.method", "diffusion")
+        before = flip(before, "inpaint.diffusion", {"path": str(diffusion_checkpoint), "steps": 2})
+    after = flip(before, name, FLIPPED[name])
     affects = {known: affect for known, _, affect in settings_by_name(before)}[name]
     old = parts(tar, tmp_path / "old", before.model_dump_json())
     new = parts(tar, tmp_path / "new", after.model_dump_json())
