@@ -18,6 +18,7 @@ from asymvae.model.posterior import Generators
 
 try:
     import diffusers
+    from diffusers import ModelMixin  # by this name: from_pretrained of a saved pipeline looks for it in this module
     from diffusers.configuration_utils import register_to_config
     from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
     from diffusers.models.modeling_outputs import AutoencoderKLOutput
@@ -48,7 +49,7 @@ class AsymmetricAutoencoderKL(diffusers.AsymmetricAutoencoderKL):  # type: ignor
         sample_size: int = 32,
         scaling_factor: float = 0.18215,
     ) -> None:
-        super(diffusers.AsymmetricAutoencoderKL, self).__init__()  # not its own, which would build its networks
+        ModelMixin.__init__(self)  # not the class's own, which would build its networks
         self.register_to_config(block_out_channels=up_block_out_channels, force_upcast=False)
         self._run(
             Ours(
