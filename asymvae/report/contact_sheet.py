@@ -38,12 +38,16 @@ def draw_sheet(title: str, rows: Sequence[tuple[Row, Pictures]]) -> bytes:
         for column, name in enumerate(_COLUMNS):
             _picture(sheet, draw, (_left(column), top), getattr(pictures, name), pictures, row_height)
         top += row_height
-        write_line(draw, (_MARGIN, top + 4), row.key, font(13, bold=True), _INK, width - 2 * _MARGIN)
+        write_line(draw, (_MARGIN, top + 4), _name(row), font(13, bold=True), _INK, width - 2 * _MARGIN)
         write_line(draw, (_MARGIN, top + 21), caption(row), font(12), _PALE, width - 2 * _MARGIN)
         top += _CAPTION + _GAP
     out = io.BytesIO()
     sheet.save(out, "PNG", optimize=True)
     return out.getvalue()
+
+
+def _name(row: Row) -> str:
+    return f"{row.key}  ·  variant {row.variant}" if row.variant else row.key
 
 
 def caption(row: Row) -> str:

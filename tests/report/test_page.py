@@ -12,7 +12,11 @@ import PIL.Image
 import pytest
 
 from asymvae.faults import Fault
+from asymvae.report.contact_sheet import draw_sheet
+from asymvae.report.digest import ShardRecord
+from asymvae.report.metrics import Row
 from asymvae.report.page import make_report
+from asymvae.report.pictures import Pictures
 from tests.report.small_job import SmallJob
 
 KNOWN = ("mae_known", "mse_known", "psnr_known", "ssim_known", "max_abs_known", "seam")
@@ -83,6 +87,13 @@ def test_the_worst_rows_lead_their_metric(job: SmallJob) -> None:
     assert "0 levels everywhere" in page  # of max_abs_known, where there is no worst
     seam = page[page.index("highest seam") :]
     assert re.findall(r'class="key">(\w+)<', seam)[:2] == ["a0", "b0"]
+
+
+def test_the_sheet_tells_variants_apart(job: SmallJob) -> None:
+    shard = ShardRecord("00000", "", "", 1, 3, {}, None, 1.0, None, None, None)
+    values = {"hole_fraction": 0.5, "mse_known": 1.0, "psnr_known": 6.0}
+    sheets = {draw_sheet("a", [(Row(shard, 0, variant, "key", values), Pictures())]) for variant in range(3)}
+    assert len(sheets) == 3
 
 
 def test_hostile_keys_and_urls_stay_text(tmp_path: Path) -> None:
