@@ -101,5 +101,3 @@ def loaded(path: Path, vae: AsymmetricAutoencoderKL, **settings: Any) -> Diffusi
 
 def largest(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
-
-
