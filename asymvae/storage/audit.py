@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from asymvae.storage.shards import Shard
 
 KINDS: Final = ("results", "metrics", "errors", "latents")
-_SCHEMAS: Final = {"results": schemas.RESULTS, "metrics": schemas.METRICS, "errors": schemas.ERRORS}
 _RECORDS_AT_ONCE: Final = 16  # small reads: a store's latency, not its bandwidth
 _SHARDS_AT_ONCE: Final = 2  # whole parts, each on local disk while it is read
 _CHUNK: Final = 1000
@@ -204,7 +203,7 @@ def _read_part(ledger: Ledger, part: Mapping[str, Any]) -> tuple[list[str], list
         rows = 0
         try:
             with pq.ParquetFile(path) as file:
-                expected = _SCHEMAS.get(part["kind"])
+                expected = schemas.columns_of(part["kind"], file.schema_arrow)
                 if expected is not None and not file.schema_arrow.equals(expected):
                     wrong.append("its columns are not those of its kind")
                 columns = [name for name in ("key", "variant", "index", "code") if name in file.schema_arrow.names]
@@ -212,7 +211,7 @@ def _read_part(ledger: Ledger, part: Mapping[str, Any]) -> tuple[list[str], list
                     batch.validate(full=True)
                     rows += batch.num_rows
                     ids += batch.select(columns).to_pylist()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             return [f"not a readable Parquet file ({type(error).__name__})"], []
         if rows != part["rows"]:
             wrong.append(f"{rows} rows, {part['rows']} were committed")

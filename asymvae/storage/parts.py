@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -30,19 +31,22 @@ class PartWriter:
     """Writes rows to a spool file; holds at most one row group of them.
 
     A row group closes with the row that brings it to ``row_group_rows`` rows or ``row_group_bytes`` bytes
-    (of strings and images, 8 for other values), so where it closes depends on the rows alone.
+    (of strings, images and arrays, 8 for other values), so where it closes depends on the rows alone.
 
     Args:
         path: a local file, made with the first row group; an older one is overwritten.
         schema: one of :mod:`asymvae.storage.schemas`.
+        kind: the part's folder below OUT, where it isn't the schema's kind itself (``latents/bucket=512x512``).
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, *, row_group_rows: int, row_group_bytes: int) -> None:
+    def __init__(
+        self, path: Path, schema: pa.Schema, *, kind: str | None = None, row_group_rows: int, row_group_bytes: int
+    ) -> None:
         if row_group_rows < 1 or row_group_bytes < 1:
             raise ValueError("row_group_rows and row_group_bytes must be at least 1")
         self.path = path
         self._schema, self._names = schema, frozenset(schema.names)
-        self._kind = kind_of(schema)
+        self._kind = kind or kind_of(schema)
         self._most_rows, self._most_bytes = row_group_rows, row_group_bytes
         self._pending: list[dict[str, Any]] = []
         self._pending_bytes = 0
@@ -143,6 +147,8 @@ def _size(value: Any) -> int:
         return len(value)
     if isinstance(value, dict):
         return sum(_size(inner) for inner in value.values())
+    if isinstance(value, np.ndarray):
+        return value.nbytes
     if isinstance(value, list | tuple):
         return 8 * len(value)
     return 8

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 
 FORMAT_VERSION: Final = 2  # of the output: part of the fingerprint
 IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # an encoded file, and its name
+LatentDtype = Literal["float16", "bfloat16", "float32"]
+# Parquet and Arrow have no bfloat16: its bit patterns are kept in 16-bit integers, exactly.
+LATENT_TYPES: Final = {"float16": pa.float16(), "bfloat16": pa.uint16(), "float32": pa.float32()}
 _DTYPES: Final = {"float": "float32", "double": "float64", "halffloat": "float16"}  # where Arrow's name differs
 
 
@@ -97,3 +100,62 @@ ERRORS: Final = output_schema(
         pa.field("message", pa.string()),
     ],
 )
+
+
+def latents_schema(
+    dtype: LatentDtype, *, scaling_factor: float = 1.0, model: str = "", weights_sha256: str = ""
+) -> pa.Schema:
+    """Of a part of ``latents/bucket=HxW/``: one posterior a row, unscaled, in ``dtype`` (bfloat16 as uint16).
+
+    Metadata, beside :func:`output_schema`'s: ``asymvae.scaling_factor`` (what a mean is multiplied by for training, as
+    the float's repr), ``asymvae.model`` (its path, as it was given), ``asymvae.weights_sha256``,
+    ``asymvae.latent_dtype``.
+    """
+    values = pa.list_(LATENT_TYPES[dtype])
+    pixels = pa.list_(pa.int32())
+    schema = output_schema(
+        "latents",
+        [
+            pa.field("key", pa.string()),
+            pa.field("variant", pa.int32()),
+            pa.field("index", pa.int64()),  # of the sample in its shard, from 0
+            pa.field("mean", values),  # C * h * w numbers, C-ordered
+            pa.field("logvar", values),  # clamped to -30 .. 20
+            pa.field("shape", pixels),  # C, h, w
+            pa.field("original_height", pa.int32()),
+            pa.field("original_width", pa.int32()),
+            pa.field("resized_height", pa.int32()),  # of the original when it had been resized, before the crop
+            pa.field("resized_width", pa.int32()),
+            pa.field("crop", pixels),  # top, left, bottom, right in the resized image: what was encoded
+            pa.field("hflip", pa.bool_()),  # mirrored left to right, after the crop
+            pa.field("caption", pa.string()),
+            pa.field("json", pa.string()),  # an object of the chosen fields; null: none were chosen
+            pa.field("source_sha256", pa.string()),  # of the image file's bytes, in hex
+        ],
+    )
+    return schema.with_metadata(
+        {
+            **schema.metadata,
+            "asymvae.scaling_factor": repr(scaling_factor),
+            "asymvae.model": model,
+            "asymvae.weights_sha256": weights_sha256,
+            "asymvae.latent_dtype": dtype,
+        }
+    )
+
+
+def latent_dtype_of(schema: pa.Schema) -> LatentDtype:
+    """What the ``mean`` of a latents part is, whatever Arrow calls it. ValueError for a part of another kind."""
+    dtype = (schema.metadata or {}).get(b"asymvae.latent_dtype", b"").decode()
+    if dtype not in LATENT_TYPES:
+        raise ValueError(f"the schema says no asymvae.latent_dtype of {sorted(LATENT_TYPES)}")
+    return dtype  # type: ignore[return-value]
+
+
+def columns_of(kind: str, schema: pa.Schema) -> pa.Schema | None:
+    """The columns that a part of ``kind`` (``results``, ``latents/bucket=512x512``) must have; None: it is no kind of
+    ours. ``schema`` is the part's own, which says the latents' dtype."""
+    name = kind.partition("/")[0]
+    if name == "latents":
+        return latents_schema(latent_dtype_of(schema))
+    return {"results": RESULTS, "metrics": METRICS, "errors": ERRORS}.get(name)
