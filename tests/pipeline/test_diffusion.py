@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
 
@@ -28,7 +30,7 @@ from asymvae.pipeline.worker import Report, ShardWorker
 from asymvae.storage.audit import audit
 from asymvae.storage.shards import Shard
 from tests.pipeline.prompted_shards import FAULTS, SAMPLES, write_prompted_shards
-from tests.tiny import job, parts_of, pixels_of, rows_of
+from tests.tiny import job, parts_of, pixels_of, rows_of, sample
 from tests.tiny_diffusion import write_tiny_diffusion
 
 SHARDS, VARIANTS = 3, 2
@@ -106,6 +108,29 @@ def test_variants_are_different_fills_of_one_image(undisturbed: Path) -> None:
         assert (first["key"], first["variant"], second["variant"]) == (second["key"], 0, 1)
         same = np.array_equal(pixels_of(first), pixels_of(second))
         assert same == first["passed_through"], first["key"]
+
+
+def test_parquet_holds_overrides_as_text_or_as_structs(
+    checkpoint: Path, diffusion_checkpoint: Path, tmp_path: Path
+) -> None:
+    made = sample(0)
+    settings = [{"seed": 7, "prompt": None}, {"seed": None, "prompt": "a wall"}, None]
+    columns = {"image": [made["png"]] * 3, "mask": [made["mask.png"]] * 3, "caption": ["cat", "cat", None]}
+    structs = [{"width": 64, "asymvae": setting} for setting in settings]
+    found = []
+    for name, jsons in (("structs", structs), ("text", [json.dumps(struct) for struct in structs])):
+        pq.write_table(pa.table(columns | {"json": jsons}), tmp_path / f"{name}.parquet")
+        out = tmp_path / name
+        names = {"image": ["image"], "mask": ["mask"], "prompt": ["caption"]}
+        run_job(
+            painting(str(tmp_path / f"{name}.parquet"), out, checkpoint, diffusion_checkpoint, input=names),
+            LocalExecutor(),
+        )
+        rows = rows_of(out, "results")
+        found.append([(row["index"], row["variant"], row["prompt"]) for row in rows])
+        assert rows[0]["seed"] == sample_seed(7, f"{name}/0", 0)
+        assert [row["code"] for row in rows_of(out, "errors")] == ["missing_prompt"] * VARIANTS
+    assert found[0] == found[1] == [(0, 0, "a cat"), (0, 1, "a cat"), (1, 0, "a wall"), (1, 1, "a wall")]
 
 
 # --- the same bytes -----------------------------------------------------------------------------------------
