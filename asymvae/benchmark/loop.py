@@ -49,6 +49,7 @@ def run_loop(job: InpaintJob) -> LoopRun:
     device = torch.device("cuda" if job.workers.gpus > 0 else "cpu")
     model = load_model(job, device.type)
     inpainter = load_inpainter(job.inpaint)
+    inpainter.load(model, device, model.dtype)
     prepare = Prepare(job, inpainter, model.config.encoder_factor)
     budget = batch_budget(device_memory(job), job, weight_bytes(model))
     batches = BatchPlan(job, model.config, model.dtype, budget)
