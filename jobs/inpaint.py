@@ -109,6 +109,11 @@ def _print_result(result: JobResult) -> None:
         print("errors by code: " + ", ".join(f"{code} {count}" for code, count in audit.errors_by_code.most_common()))
     if audit.incomplete:
         print(f"{audit.incomplete} shards have a fault of their own (a cut tar); see errors/ with a null index")
+    if audit.degraded:
+        print(
+            f"{audit.degraded} shards are degraded: a batch didn't fit the device's memory and was run in parts, so "
+            "their bytes may differ in another run, by rounding"
+        )
     for name, reason in result.failed.items():
         print(f"failed: shard {name}: {reason}", file=sys.stderr)
     for kind in ("missing", "broken", "orphaned", "failed"):

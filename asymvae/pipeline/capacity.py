@@ -6,11 +6,12 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
 
-from asymvae.config import InpaintJob
+from asymvae.config import ShardJob
 from asymvae.model.config import AutoencoderConfig
 from asymvae.model.memory import decode_bytes, encode_bytes
 from asymvae.model.tiling import Tiling
@@ -24,8 +25,12 @@ _MOST = {"cuda": 64, "cpu": 8}
 
 # What a batch holds beside the network, and what measuring makes: bytes a pixel of the image, and numbers of the
 # network's dtype. Measured with asymvae.stages, see tests/pipeline/test_capacity.py.
-_HELD_BYTES, _HELD_NUMBERS = 8, 16
-_STAGE_BYTES = 260
+_HELD_BYTES, _HELD_NUMBERS = 8, 11
+_STAGE_BYTES = 200
+
+# What a batch goes through on the device; "condition" is the decoder's branch for image and mask.
+Pass = Literal["encode", "decode", "condition", "measure"]
+ALL_PASSES: frozenset[Pass] = frozenset({"encode", "decode", "condition", "measure"})
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -38,7 +43,7 @@ class DeviceMemory:
     free: int
 
 
-def device_memory(job: InpaintJob) -> DeviceMemory:
+def device_memory(job: ShardJob) -> DeviceMemory:
     """Of the device that a worker of ``job`` would have, were it this process."""
     if job.workers.gpus > 0:
         free, total = torch.cuda.mem_get_info()
@@ -53,7 +58,7 @@ def _limits() -> list[int]:
     return [int(text) for text in found if text.isdigit()]
 
 
-def batch_budget(memory: DeviceMemory, job: InpaintJob, weights: int) -> int:
+def batch_budget(memory: DeviceMemory, job: ShardJob, weights: int) -> int:
     """Bytes that a worker's batches may take, beside the model's ``weights``. 0: not even they fit."""
     workers = job.workers
     if workers.gpus > 0:
@@ -77,13 +82,21 @@ class BatchPlan:
 
     Args:
         budget: bytes that a batch may take beside the weights; None: whatever it takes.
+        passes: what of the pipeline a batch goes through.
     """
 
-    def __init__(self, job: InpaintJob, config: AutoencoderConfig, dtype: torch.dtype, budget: int | None) -> None:
+    def __init__(
+        self,
+        job: ShardJob,
+        config: AutoencoderConfig,
+        dtype: torch.dtype,
+        budget: int | None,
+        passes: frozenset[Pass] = ALL_PASSES,
+    ) -> None:
         self._batch_size = job.workers.batch_size
         self._tiling = job.model.tiling
         self._config, self._dtype = config, dtype
-        self._budget = budget
+        self._budget, self._passes = budget, passes
         kind = "cuda" if job.workers.gpus > 0 else "cpu"
         self.most = _MOST[kind] if self._batch_size == "auto" else self._batch_size
         self.of = lru_cache(maxsize=4096)(self._of)
@@ -116,6 +129,12 @@ class BatchPlan:
         times as much."""
         area = height * width
         held = area * (_HELD_BYTES + _HELD_NUMBERS * self._dtype.itemsize)
-        encode = encode_bytes(self._config, height, width, self._dtype, rows=rows)
-        decode = decode_bytes(self._config, height, width, self._dtype, masked=True, rows=rows)
-        return held + max(encode, decode, area * _STAGE_BYTES)
+        peaks = [0]
+        if "encode" in self._passes:
+            peaks.append(encode_bytes(self._config, height, width, self._dtype, rows=rows))
+        if "decode" in self._passes:
+            masked = "condition" in self._passes
+            peaks.append(decode_bytes(self._config, height, width, self._dtype, masked=masked, rows=rows))
+        if "measure" in self._passes:
+            peaks.append(area * _STAGE_BYTES)
+        return held + max(peaks)
