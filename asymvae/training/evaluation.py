@@ -43,7 +43,7 @@ def load_model(job: EvaluateJob) -> AsymmetricAutoencoderKL:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     dtype = job.model.dtype if job.model.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
-    return AsymmetricAutoencoderKL.from_pretrained(
+    model = AsymmetricAutoencoderKL.from_pretrained(
         job.model.path,
         subfolder=job.model.subfolder,
         revision=job.model.revision,
@@ -51,6 +51,9 @@ def load_model(job: EvaluateJob) -> AsymmetricAutoencoderKL:
         torch_dtype=getattr(torch, dtype),
         device=device,
     )
+    if job.model.tiling is True:  # auto: an evaluation's images are small, and run whole
+        model.enable_tiling()
+    return model
 
 
 def load_transform(job: EvaluateJob, factor: int) -> BlockTransform | None:
