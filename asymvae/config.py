@@ -83,12 +83,17 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 AS_TEXT = (NoDecode, BeforeValidator(_several))
 
 
-class InputSettings(Section):
+class ShardInput(Section):
+    """What every job over shards reads."""
+
     urls: Urls = setting(..., "shards: a URL or a list; braces {00000..00999} and globs are expanded", "no")
     root: str | None = setting(
         None, "folder that shard names are relative to; by default the one before the first wildcard", "no"
     )
     format: Literal["auto", "webdataset", "parquet"] = setting("auto", "auto goes by the file's ending", "yes")
+
+
+class InputSettings(ShardInput):
     key: str | None = setting(None, "Parquet: the key's column; by default <shard>/<row>", "yes")
     image: Names = setting(
         ("jpg", "jpeg", "png", "webp"), "the image's field (longest suffix that matches) or column", "yes"
@@ -113,8 +118,11 @@ class InputSettings(Section):
     )
 
 
-class OutputSettings(Section):
+class OutputFolder(Section):
     url: str = setting(..., "folder of the results: local, s3://, gs://, ...", "no")
+
+
+class OutputSettings(OutputFolder):
     image_format: Literal["png", "jpeg", "webp"] = setting("png", "png and webp are lossless", "yes")
     quality: int = setting(95, "of JPEG", "yes", ge=1, le=100)
 
@@ -262,18 +270,12 @@ class JobSettings(BaseSettings):
         return env_settings, init_settings
 
 
-class InpaintJob(JobSettings):
-    """Fill the holes of every image of the shards, and write results, metrics and errors as Parquet."""
+class ShardJob(JobSettings):
+    """What every job over shards has: its kind adds the rest (:mod:`asymvae.pipeline.kinds`)."""
 
-    input: InputSettings
-    output: OutputSettings
+    input: ShardInput
+    output: OutputFolder
     model: ModelSettings = ModelSettings()
-    inpaint: InpaintSettings = InpaintSettings()
-    mask: MaskSettings = MaskSettings()
-    geometry: GeometrySettings = GeometrySettings()
-    composite: Literal["paste", "none"] = setting(
-        "paste", "paste keeps every known pixel of the original; none gives what the decoder made", "yes"
-    )
     workers: WorkerSettings = WorkerSettings()
     ray: RaySettings = RaySettings()
     executor: Literal["ray", "local"] = setting("ray", "local: one process, no Ray, for debugging", "no")
@@ -287,9 +289,22 @@ class InpaintJob(JobSettings):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> InpaintJob:
+    def _consistent(self) -> ShardJob:
         if self.workers.max < self.workers.min:
             raise ValueError(f"workers.max ({self.workers.max}) is less than workers.min ({self.workers.min})")
         if self.workers.gpus > 1 and not self.workers.gpus.is_integer():  # Ray's rule, told by it in mid-run
             raise ValueError(f"workers.gpus is {self.workers.gpus:g}; above 1 it must be a whole number")
         return self
+
+
+class InpaintJob(ShardJob):
+    """Fill the holes of every image of the shards, and write results, metrics and errors as Parquet."""
+
+    input: InputSettings
+    output: OutputSettings
+    inpaint: InpaintSettings = InpaintSettings()
+    mask: MaskSettings = MaskSettings()
+    geometry: GeometrySettings = GeometrySettings()
+    composite: Literal["paste", "none"] = setting(
+        "paste", "paste keeps every known pixel of the original; none gives what the decoder made", "yes"
+    )

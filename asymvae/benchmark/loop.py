@@ -21,6 +21,7 @@ from asymvae.stages.composite import composite
 from asymvae.stages.decode import Decode
 from asymvae.stages.encode import Encode
 from asymvae.stages.inpaint import Inpaint
+from asymvae.stages.levels import levels
 from asymvae.stages.prepare import Planned, Prepare
 from asymvae.storage.samples import FieldNames, Sample, read_shard
 from asymvae.storage.shards import list_shards
@@ -69,8 +70,7 @@ def run_loop(job: InpaintJob) -> LoopRun:
         for stage in stages:
             batch = stage(batch)
         assert batch.decoded is not None
-        pixels = batch.decoded.float().nan_to_num().add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8)
-        work = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        work = levels(batch.decoded).cpu().numpy()
         now = ran.spend("device", now)
         for one, made in zip(planned, work, strict=True):
             out = composite(one.prepared, np.ascontiguousarray(made), job.composite)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from asymvae.batch import Item
+from asymvae.pipeline.kinds.base import Work
 
 
 @dataclass(slots=True)
 class _Group:
-    items: list[Item] = field(default_factory=list)
+    items: list[Any] = field(default_factory=list)
     costs: list[int] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)  # what had been admitted before each item, in bytes
 
@@ -28,7 +29,7 @@ class Batcher:
         batch_size: how many make a full batch of an item's shape.
     """
 
-    def __init__(self, batch_size: Callable[[Item], int], *, waiting_bytes: int, span_bytes: int) -> None:
+    def __init__(self, batch_size: Callable[[Work], int], *, waiting_bytes: int, span_bytes: int) -> None:
         self.batch_size = batch_size
         self.waiting_bytes = waiting_bytes
         self.span_bytes = span_bytes
@@ -36,7 +37,7 @@ class Batcher:
         self._waiting = 0
         self._admitted = 0
 
-    def admit(self, items: Sequence[Item], cost: int) -> list[list[Item]]:
+    def admit(self, items: Sequence[Any], cost: int) -> list[list[Any]]:
         """The batches that are ready once a sample of ``cost`` bytes and its items (none, if it needs no device)
         have come. The cost is counted once, on its last item."""
         start = self._admitted
@@ -57,7 +58,7 @@ class Batcher:
             ready.append(self._give_early(self._oldest()[1]))
         return ready
 
-    def flush(self) -> list[list[Item]]:
+    def flush(self) -> list[list[Any]]:
         """What still waits when the shard has ended, oldest shape first."""
         ready = []
         while self._groups:
@@ -67,7 +68,7 @@ class Batcher:
     def _oldest(self) -> tuple[int, Hashable]:
         return min(((group.starts[0], key) for key, group in self._groups.items()), key=lambda pair: pair[0])
 
-    def _give_early(self, key: Hashable) -> list[Item]:
+    def _give_early(self, key: Hashable) -> list[Any]:
         whole = self._groups[key]
         count = 1 << len(whole.items).bit_length() - 1
         rest = _Group(whole.items[count:], whole.costs[count:], whole.starts[count:])
@@ -77,7 +78,7 @@ class Batcher:
             self._groups[key] = rest
         return items
 
-    def _give(self, key: Hashable) -> list[Item]:
+    def _give(self, key: Hashable) -> list[Any]:
         group = self._groups.pop(key)
         self._waiting -= sum(group.costs)
         return group.items

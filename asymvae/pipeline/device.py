@@ -1,4 +1,4 @@
-"""The device's side of a shard: items in, decoded uint8 and metrics out. One a worker, shared by its shards."""
+"""The device's side of a shard: items in, arrays out, as the kind of job has it. One a worker, shared by its shards."""
 
 from __future__ import annotations
 
@@ -8,72 +8,55 @@ import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from asymvae.batch import Batch, Item, collate, padded_size
-from asymvae.config import InpaintJob
+from asymvae.batch import padded_size
 from asymvae.faults import Fault
-from asymvae.inpaint.base import Inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.pipeline.capacity import BatchPlan, Run
-from asymvae.stages.decode import Decode
-from asymvae.stages.encode import Encode
-from asymvae.stages.inpaint import Inpaint
-from asymvae.stages.measure import Measure
-
-
-@dataclass(slots=True)
-class Done:
-    """One item after the device: its pixels (H, W, 3) uint8 and metrics (None where undefined), or its fault."""
-
-    item: Item
-    pixels: NDArray[np.uint8]
-    metrics: dict[str, float | None]
-    fault: Fault | None
+from asymvae.pipeline.kinds.base import Done, Kind, Made, Work
 
 
 class _Copies:
     """A batch whose copies back to the host are under way."""
 
-    def __init__(self, batch: Batch, pixels: Tensor, metrics: Tensor, failed: Tensor) -> None:
-        self._batch, self._pixels, self._metrics, self._failed = batch, pixels, metrics, failed
+    def __init__(self, items: list[Any], made: Made) -> None:
+        self._items, self._names = items, list(made.arrays)
+        self._faults = [fault for fault, _ in made.failed]
+        tensors = [*made.arrays.values(), torch.stack([bad for _, bad in made.failed], dim=1)]
         self._event: torch.cuda.Event | None = None
-        if pixels.is_cuda:
-            self._pixels, self._metrics, self._failed = (_to_pinned(t) for t in (pixels, metrics, failed))
+        if tensors[0].is_cuda:
+            tensors = [_to_pinned(tensor) for tensor in tensors]
             # Blocking: the thread that waits sleeps. By default it would spin, on a core that encoding could use.
             self._event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             self._event.record()
+        self._tensors = tensors
 
     def result(self) -> list[Done]:
         """Wait for the copies; an entry an item, in order."""
         if self._event is not None:
             self._event.synchronize()
-        pixels, metrics, failed = self._pixels.numpy(), self._metrics.numpy(), self._failed.numpy()
+        *arrays, failed = [tensor.numpy() for tensor in self._tensors]
         done = []
-        for row, item in enumerate(self._batch.items):
-            values = {
-                name: None if np.isnan(value) else float(value)
-                for name, value in zip(self._batch.metrics, metrics[:, row], strict=True)
-            }
-            faults = [fault for (fault, _), bad in zip(self._batch.failed, failed[:, row], strict=True) if bad]
-            done.append(Done(item, pixels[row], values, faults[0] if faults else None))
+        for row, item in enumerate(self._items):
+            faults = [fault for fault, bad in zip(self._faults, failed[row], strict=True) if bad]
+            of_item = {name: array[row] for name, array in zip(self._names, arrays, strict=True)}
+            done.append(Done(item, of_item, faults[0] if faults else None))
         return done
 
 
 class _Refused:
     """One item that doesn't fit the device's memory, even alone."""
 
-    def __init__(self, item: Item) -> None:
+    def __init__(self, item: Work) -> None:
         self._item = item
 
     def result(self) -> list[Done]:
-        height, width = self._item.image.shape[:2]
-        nothing = np.zeros((0, 0, 3), np.uint8)
-        return [Done(self._item, nothing, {}, Fault("out_of_memory", {"width": width, "height": height}))]
+        height, width = self._item.size
+        return [Done(self._item, {}, Fault("out_of_memory", {"width": width, "height": height}))]
 
 
 @dataclass(slots=True)
@@ -95,7 +78,7 @@ def _to_pinned(tensor: Tensor) -> Tensor:
 
 
 class Device:
-    """Loads the model and what the inpainter needs beside it; runs batches through encode, inpaint, decode, measure.
+    """Loads the model and what the kind of job needs beside it; runs batches.
 
     All of it on one thread of its own: shards share it without a lock, and OpenMP keeps one team. With a team in every
     thread that once called torch it counts more threads than cores and puts them to sleep between any two layers: 20%
@@ -112,30 +95,29 @@ class Device:
     def __init__(
         self,
         load: Callable[[], AsymmetricAutoencoderKL],
-        inpainter: Inpainter,
-        job: InpaintJob,
+        kind: Kind[Any],
         budget: int | None = None,
     ) -> None:
-        threads = job.workers.cpu_threads
+        threads = kind.job.workers.cpu_threads
+        self.kind = kind
         self._thread = ThreadPoolExecutor(1, "device", initializer=torch.set_num_threads, initargs=(threads,))
         self.model = self._thread.submit(load).result()
         parameter = next(self.model.parameters())
-        self._thread.submit(inpainter.load, self.model, parameter.device, parameter.dtype).result()
-        self.batches = BatchPlan(job, self.model.config, parameter.dtype, budget)
+        self._thread.submit(kind.load, self.model, parameter.device, parameter.dtype).result()
+        self.batches = BatchPlan(kind.job, self.model.config, parameter.dtype, budget, kind.passes)
         self._smaller: dict[Hashable, Run] = {}  # by shape_key: what fitted where the plan didn't
         self._told = False
-        self.stages = (Encode(self.model, inpainter), Inpaint(self.model, inpainter), Decode(self.model), Measure())
 
-    def batch_size(self, item: Item) -> int:
+    def batch_size(self, item: Work) -> int:
         """How many of this item's shape are to be launched together: by the plan, never by what happened since."""
         return self.batches.of(*item.size).size
 
-    def launch(self, items: list[Item]) -> tuple[Pending, float]:
+    def launch(self, items: list[Any]) -> tuple[Pending, float]:
         """Start items of one shape. Returns them and the seconds the device (on a GPU: its launching thread) was
         busy."""
         return self._thread.submit(self._launch, items).result()
 
-    def _launch(self, items: list[Item]) -> tuple[Pending, float]:
+    def _launch(self, items: list[Any]) -> tuple[Pending, float]:
         started = time.perf_counter()
         key = items[0].shape_key
         planned = self.batches.of(*items[0].size)
@@ -158,7 +140,7 @@ class Device:
             waiting = rest
         return pending, time.perf_counter() - started
 
-    def _less_than(self, size: int, in_strips: bool, item: Item) -> Run | None:
+    def _less_than(self, size: int, in_strips: bool, item: Work) -> Run | None:
         """The next smaller run after one that ran out of memory; None where there is none."""
         if not self._told:
             self._told = True
@@ -172,7 +154,7 @@ class Device:
             return Run(1 << (size - 1).bit_length() - 1, in_strips)
         return None if in_strips or self.batches.strips(*item.size) is None else Run(1, True)
 
-    def _attempt(self, items: list[Item], size: int, in_strips: bool) -> _Copies | None:
+    def _attempt(self, items: list[Any], size: int, in_strips: bool) -> _Copies | None:
         """None: the device has not the memory."""
         if in_strips:
             self.model.enable_tiling()
@@ -190,20 +172,8 @@ class Device:
         return None
 
     @torch.inference_mode()
-    def _run(self, items: list[Item], size: int) -> _Copies:
-        parameter = next(self.model.parameters())
-        batch = collate(items, size, parameter.device, parameter.dtype)
-        for stage in self.stages:
-            batch = stage(batch)
-        assert batch.decoded is not None
-        # Clamped, then rounded, as diffusers' image processor does (denormalize, then (x * 255).round()).
-        pixels = batch.decoded.float().nan_to_num().add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8)
-        return _Copies(
-            batch,
-            pixels.permute(0, 2, 3, 1).contiguous(),
-            torch.stack(list(batch.metrics.values())),
-            torch.stack([bad for _, bad in batch.failed]),
-        )
+    def _run(self, items: list[Any], size: int) -> _Copies:
+        return _Copies(items, self.kind.run(items, size))
 
 
 # What torch and CUDA's libraries say where they have no class for it.

@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from asymvae.config import InpaintJob
+from asymvae.config import ShardJob
 from asymvae.pipeline.allocator import KEEP_FREED_MEMORY
 from asymvae.pipeline.capacity import DeviceMemory, device_memory
 from asymvae.pipeline.plan import ConfigurationError, Recipe
@@ -41,11 +41,11 @@ class WorkersFailedError(RuntimeError):
 class Executor(Protocol):
     """Runs shards and yields what becomes of each."""
 
-    def start(self, job: InpaintJob) -> None:
+    def start(self, job: ShardJob) -> None:
         """Get ready, before anything is written. Raises ConfigurationError where the job can't run here."""
         ...
 
-    def device_memory(self, job: InpaintJob) -> DeviceMemory:
+    def device_memory(self, job: ShardJob) -> DeviceMemory:
         """Of the device that a worker of ``job`` has, before there is any."""
         ...
 
@@ -57,11 +57,11 @@ class Executor(Protocol):
 class LocalExecutor:
     """One shard after another, in this process, without Ray: for debugging, profiling and notebooks."""
 
-    def start(self, job: InpaintJob) -> None:
+    def start(self, job: ShardJob) -> None:
         if job.workers.gpus > 0 and not torch.cuda.is_available():
             raise ConfigurationError("workers.gpus asks for a GPU and torch sees none here; set workers.gpus=0")
 
-    def device_memory(self, job: InpaintJob) -> DeviceMemory:
+    def device_memory(self, job: ShardJob) -> DeviceMemory:
         return device_memory(job)
 
     def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Iterator[Report | None]:
@@ -84,7 +84,7 @@ class RayExecutor:
     shard that kills its worker takes no neighbour along.
     """
 
-    def start(self, job: InpaintJob) -> None:
+    def start(self, job: ShardJob) -> None:
         if not ray.is_initialized():
             try:
                 ray.init(address=job.ray.address, logging_level=logging.WARNING)
@@ -96,7 +96,7 @@ class RayExecutor:
         _check_resources(job)
         _check_output_is_shared(job.output.url)
 
-    def device_memory(self, job: InpaintJob) -> DeviceMemory:
+    def device_memory(self, job: ShardJob) -> DeviceMemory:
         """Asked where a worker would run: the driver's own node may have no GPU, or another."""
         look: Any = ray.remote(
             num_gpus=job.workers.gpus,
@@ -188,7 +188,7 @@ class RayExecutor:
                 ray.kill(actor)
 
 
-def _runtime_env(job: InpaintJob) -> dict[str, Any]:
+def _runtime_env(job: ShardJob) -> dict[str, Any]:
     """Of an actor, beside what the job was submitted with."""
     return {"env_vars": KEEP_FREED_MEMORY} if job.workers.gpus == 0 else {}
 
@@ -252,7 +252,7 @@ def _nodes() -> list[str]:
     return [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def _check_resources(job: InpaintJob) -> None:
+def _check_resources(job: ShardJob) -> None:
     """On a Ray of this machine, which won't grow: does an actor fit at all? Ray would wait for ever, and say little."""
     address = job.ray.address or os.environ.get("RAY_ADDRESS") or "local"
     if len(_nodes()) > 1 or address != "local":

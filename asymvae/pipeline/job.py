@@ -6,17 +6,18 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
-from asymvae.config import InpaintJob
+from asymvae.config import ShardJob
 from asymvae.pipeline.executor import Executor, WorkersFailedError
+from asymvae.pipeline.kinds.base import Kind
+from asymvae.pipeline.kinds.choice import kind_of
 from asymvae.pipeline.plan import Plan, make_plan, open_output
 from asymvae.pipeline.progress import Display, Tally
-from asymvae.pipeline.worker import Report
 from asymvae.storage.audit import AuditReport, audit
 from asymvae.storage.ledger import Ledger
 
 _JUDGED_AFTER = 200  # samples: enough to tell a wrong setting from a few bad files
-_LIKELY_POLARITY = 0.5
 
 
 @dataclass
@@ -37,8 +38,8 @@ class JobResult:
         return 0 if self.audit is not None and self.audit.ok and not self.failed and not self.stopped else 1
 
 
-def run_job(job: InpaintJob, executor: Executor, *, retry_errors: frozenset[str] | None = None) -> JobResult:
-    """Inpaint what is left of the job's shards.
+def run_job(job: ShardJob, executor: Executor, *, retry_errors: frozenset[str] | None = None) -> JobResult:
+    """Do what is left of the job's shards.
 
     Raises:
         ConfigurationError: the job can't be what was meant; nothing was started.
@@ -53,7 +54,8 @@ def run_job(job: InpaintJob, executor: Executor, *, retry_errors: frozenset[str]
     result = JobResult(plan)
     tally = Tally()
     done = len(plan.shards) - len(plan.left)
-    polarity_is_judged = False
+    kind = kind_of(plan.recipe.job, plan.recipe.model_name)
+    doubted = False
     display = Display(len(plan.shards), done, tally)
     tally.listener = lambda: display.refresh(done)
     started = time.monotonic()
@@ -65,11 +67,12 @@ def run_job(job: InpaintJob, executor: Executor, *, retry_errors: frozenset[str]
                 if not report.committed:
                     result.failed[report.shard] = report.reason
                     ledger.fail(by_name[report.shard], {"reason": report.reason})
-                elif not polarity_is_judged:
-                    polarity_is_judged = True
-                    _warn_of_polarity(report, job)
+                elif not doubted:
+                    doubted = True
+                    if doubt := kind.doubt(report.mean_hole_fraction):
+                        print(f"warning: shard {report.shard}: {doubt}", file=sys.stderr)
             display.refresh(done)
-            if tally.samples >= _JUDGED_AFTER and (wrong := _too_many_errors(tally.samples, tally.errors, job)):
+            if tally.samples >= _JUDGED_AFTER and (wrong := _too_many_errors(tally.samples, tally.errors, kind)):
                 result.stopped = wrong
                 break
     except WorkersFailedError as error:
@@ -84,25 +87,17 @@ def run_job(job: InpaintJob, executor: Executor, *, retry_errors: frozenset[str]
     found.orphaned = [name for name in found.orphaned if name not in swept]
     result.audit = found
     # At the end over all commits, earlier runs' included: a resumed job is judged as one that wasn't interrupted.
-    result.stopped = result.stopped or _too_many_errors(found.samples, found.errors_by_code, job)
+    result.stopped = result.stopped or _too_many_errors(found.samples, found.errors_by_code, kind)
     return result
 
 
-def _too_many_errors(samples: int, errors: Counter[str], job: InpaintJob) -> str:
-    wrong = errors.total() / job.inpaint.variants
-    if samples == 0 or wrong <= job.max_error_fraction * samples:
+def _too_many_errors(samples: int, errors: Counter[str], kind: Kind[Any]) -> str:
+    wrong = errors.total() / kind.variants
+    allowed = kind.job.max_error_fraction
+    if samples == 0 or wrong <= allowed * samples:
         return ""
     codes = ", ".join(f"{code}: {count}" for code, count in errors.most_common(5))
     return (
-        f"{wrong:g} of {samples} samples are errors ({codes}); max_error_fraction allows {job.max_error_fraction:g}. "
+        f"{wrong:g} of {samples} samples are errors ({codes}); max_error_fraction allows {allowed:g}. "
         "See errors/ for which, or raise it if they are to be expected"
     )
-
-
-def _warn_of_polarity(report: Report, job: InpaintJob) -> None:
-    if report.mean_hole_fraction is not None and report.mean_hole_fraction > _LIKELY_POLARITY:
-        print(
-            f"warning: holes cover {report.mean_hole_fraction:.0%} of the images of shard {report.shard}; "
-            f"is input.mask_polarity ({job.input.mask_polarity}) the right way round?",
-            file=sys.stderr,
-        )

@@ -9,21 +9,23 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from asymvae.config import InpaintJob
+from asymvae.config import ShardJob
 from asymvae.fingerprint import fingerprint, settings_that
-from asymvae.inpaint.base import load_inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.model.memory import weight_bytes
 from asymvae.pipeline.capacity import DeviceMemory, batch_budget
+from asymvae.pipeline.kinds.choice import kind_class, kind_of
 from asymvae.storage.filesystem import is_local, redact, redact_text
 from asymvae.storage.filesystem import resolve as resolve_url
 from asymvae.storage.ledger import Ledger, commit_name, compare_jobs
 from asymvae.storage.schemas import FORMAT_VERSION
-from asymvae.storage.shards import Shard, input_root, list_shards
+from asymvae.storage.shards import Shard
+
+J = TypeVar("J", bound=ShardJob)
 
 _VERSIONS_OF = ("asymvae", "torch", "numpy", "pillow", "opencv-python-headless", "simplejpeg", "pyarrow", "ray")
 
@@ -36,11 +38,12 @@ class ConfigurationError(ValueError):
 class Recipe:
     """What every worker is given: how a shard becomes its parts, and under which commit."""
 
-    job: InpaintJob
+    job: ShardJob
     fingerprint: str
     weights_sha256: str
     inpainter_sha256: str | None = None  # of what the inpainter brings beside the model, see Inpainter.digest
     batch_budget: int | None = None  # bytes that a batch may take, see capacity; None: whatever it takes
+    model_name: str = ""  # the path that the job's first run was given, without credentials; parts may say it
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,16 @@ class Plan:
         return replace(self, recipe=replace(self.recipe, batch_budget=budget), record=record)
 
 
-def resolve(job: InpaintJob) -> InpaintJob:
+def resolve(job: J) -> J:
     """The job with its automatic settings decided and local paths absolute, checked in what only imports can check."""
-    with _about("inpaint.method", job.inpaint.method):  # its module may raise anything
+    kind = kind_class(job)
+    with _about(*kind.blamed(job)):  # a user's own module may raise anything
         try:
-            load_inpainter(job.inpaint)
+            kind(job)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
+    with _about(*kind.blamed(job)):
+        job = kind.resolved(job)
     model: dict[str, str] = {}
     if job.model.dtype == "auto":
         model["dtype"] = "bfloat16" if job.workers.gpus > 0 else "float32"
@@ -79,26 +85,19 @@ def resolve(job: InpaintJob) -> InpaintJob:
     with _about("model.path", job.model.path):
         if Path(job.model.path).is_dir():
             model["path"] = str(Path(job.model.path).resolve())
-    inpaint = job.inpaint
-    if inpaint.method == "diffusion":
-        with _about("inpaint.diffusion.path", inpaint.diffusion.path):
-            if Path(inpaint.diffusion.path).is_dir():
-                absolute = {"path": str(Path(inpaint.diffusion.path).resolve())}
-                inpaint = inpaint.model_copy(update={"diffusion": inpaint.diffusion.model_copy(update=absolute)})
     with _about("output.url", job.output.url):
         output = {"url": resolve_url(job.output.url)[1]} if is_local(job.output.url) else {}
     workers = {"spool": str(Path(job.workers.spool).absolute())} if job.workers.spool else {}
     return job.model_copy(
         update={
             "model": job.model.model_copy(update=model),
-            "inpaint": inpaint,
             "output": job.output.model_copy(update=output),
             "workers": job.workers.model_copy(update=workers),
         }
     )
 
 
-def load_model(job: InpaintJob, device: str = "cpu") -> AsymmetricAutoencoderKL:
+def load_model(job: ShardJob, device: str = "cpu") -> AsymmetricAutoencoderKL:
     """The job's model in its dtype on ``device``, in eval mode."""
     return AsymmetricAutoencoderKL.from_pretrained(
         job.model.path,
@@ -110,7 +109,7 @@ def load_model(job: InpaintJob, device: str = "cpu") -> AsymmetricAutoencoderKL:
     ).eval()
 
 
-def make_plan(job: InpaintJob, retry_errors: frozenset[str] | None = None) -> Plan:
+def make_plan(job: ShardJob, retry_errors: frozenset[str] | None = None) -> Plan:
     """Resolve the job and find what is left to do. Only looks: nothing is written.
 
     Args:
@@ -120,6 +119,7 @@ def make_plan(job: InpaintJob, retry_errors: frozenset[str] | None = None) -> Pl
         ConfigurationError: the output belongs to another job (naming the settings that differ), no shard matches,
             the model can't be loaded, the inpainter doesn't exist or doesn't fit it.
     """
+    given = job
     job = resolve(job)
     out = job.output.url
     with _about("output.url", out):
@@ -130,20 +130,21 @@ def make_plan(job: InpaintJob, retry_errors: frozenset[str] | None = None) -> Pl
             earlier = None
         if earlier is not None and not _is_job(earlier):
             raise ConfigurationError(f"{redact(out)} holds a _job.json of something else; choose another output.url")
+    name = _model_name(earlier) if earlier else redact(given.model.path)
+    kind = kind_of(job, name)
     with _about("input.urls"):
-        root = job.input.root or (earlier["input"]["root"] if earlier else input_root(job.input.urls))
-        shards = tuple(list_shards(job.input.urls, root=root, format=job.input.format))
+        root, listed = kind.shards(earlier["input"]["root"] if earlier else None)
+        shards = tuple(listed)
     with _about("model.path", job.model.path):
         model = load_model(job)
     weights = model.weights_sha256
     assert weights is not None
-    with _about("inpaint.diffusion.path" if job.inpaint.method == "diffusion" else "inpaint.method"):
-        inpainter = load_inpainter(job.inpaint)
-        inpainter.check_vae(model)
-        brought = inpainter.digest()
+    with _about(kind.brings):
+        kind.check_model(model)
+        brought = kind.digest()
     deciding = settings_that(job, "yes")
     mark = fingerprint(deciding, weights, brought, FORMAT_VERSION)
-    recipe = Recipe(job, mark, weights, brought, _budget_in(earlier))
+    recipe = Recipe(job, mark, weights, brought, _budget_in(earlier), name)
     record = _job_record(recipe, deciding, root)
     if earlier:
         _refuse_another(earlier, record, out)
@@ -164,7 +165,7 @@ def make_plan(job: InpaintJob, retry_errors: frozenset[str] | None = None) -> Pl
 def open_output(plan: Plan) -> Plan:
     """Write ``_job.json`` where there is none, and take back the commits that are to be done again.
 
-    Returns the plan with the budget that stands in ``_job.json``, whoever wrote it.
+    Returns the plan with the budget and the model's name that stand in ``_job.json``, whoever wrote it.
 
     Raises:
         ConfigurationError: another job was begun there meanwhile, or nothing can be written there.
@@ -177,7 +178,12 @@ def open_output(plan: Plan) -> Plan:
         for name in plan.redo:
             ledger.withdraw(name)
     budget = _budget_in(standing)
-    return plan if budget is None else replace(plan, recipe=replace(plan.recipe, batch_budget=budget))
+    recipe = replace(
+        plan.recipe,
+        batch_budget=plan.recipe.batch_budget if budget is None else budget,
+        model_name=_model_name(standing),
+    )
+    return replace(plan, recipe=recipe)
 
 
 @contextmanager
@@ -204,12 +210,20 @@ def _refuse_another(theirs: dict[str, Any], ours: dict[str, Any], out: str) -> N
 
 
 def _is_job(record: dict[str, Any]) -> bool:
-    return "fingerprint" in record and isinstance(record.get("input"), dict) and "root" in record["input"]
+    return "fingerprint" in record and all(
+        isinstance(record.get(section), dict) and name in record[section]
+        for section, name in (("input", "root"), ("model", "path"))
+    )
 
 
 def _budget_in(record: dict[str, Any] | None) -> int | None:
     found = (record or {}).get("memory", {}).get("batch_budget_bytes")
     return None if found is None else int(found)
+
+
+def _model_name(record: dict[str, Any]) -> str:
+    model = record["model"]
+    return str(model.get("name", model["path"]))
 
 
 def _has_errors(commit: dict[str, Any], codes: frozenset[str]) -> bool:
@@ -221,12 +235,13 @@ def _job_record(recipe: Recipe, deciding: dict[str, Any], root: str) -> dict[str
     job = recipe.job
     return {
         "format_version": FORMAT_VERSION,
+        "job": kind_class(job).name,
         "fingerprint": recipe.fingerprint,
         "settings": job.model_dump(mode="json"),
         "affects_output": deciding,
         "affects_rounding": settings_that(job, "rounding"),
         "input": {"root": root},
-        "model": {"path": job.model.path, "weights_sha256": recipe.weights_sha256},
+        "model": {"path": job.model.path, "name": recipe.model_name, "weights_sha256": recipe.weights_sha256},
         "inpainter": {"sha256": recipe.inpainter_sha256},
         "batch_size": job.workers.batch_size,
         "versions": {name: version(name) for name in _VERSIONS_OF} | {"python": platform.python_version()},

@@ -1,8 +1,8 @@
 """One shard, in one process, up to its parts: read | prepare | device | finish | spool. No Ray here.
 
     reader thread --> decode pool --> device thread --> encode pool --> calling thread
-    (input order,     (prepare)       (batch plan,      (composite,     (rows, in input
-     byte budget)                      launch)           encode)         order, to the spool)
+    (input order,     (prepare)       (batch plan,      (rows of        (rows, in input
+     byte budget)                      launch)           parts)          order, to the spool)
 
 Every sample is a ticket. Tickets reach the writing thread in input order, as they are read, and are redeemed with
 rows by whichever step finishes them: so rows come out in input order, whatever the steps' timing.
@@ -15,30 +15,28 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
-from asymvae.batch import Item
-from asymvae.config import InpaintJob
 from asymvae.faults import Fault
-from asymvae.media.image import probe_size
 from asymvae.pipeline.batcher import Batcher
 from asymvae.pipeline.budget import ByteBudget
 from asymvae.pipeline.clock import Clock
-from asymvae.pipeline.device import Device, Done, Pending
-from asymvae.pipeline.rows import Rows, error_rows, finish
+from asymvae.pipeline.device import Device, Pending
+from asymvae.pipeline.kinds.base import Done, Entry, Kind, Planned, Work
+from asymvae.pipeline.rows import Rows, error_row
 from asymvae.pipeline.spool import Spool
-from asymvae.stages.prepare import BYTES_A_PIXEL, BYTES_A_PIXEL_A_VARIANT, Planned, Prepare
 from asymvae.storage.parts import Part
-from asymvae.storage.samples import BadSample, FieldNames, Sample, read_shard
+from asymvae.storage.samples import BadSample
 from asymvae.storage.shards import Shard
 
 # Samples in flight however small they are, in batches and at least: reading further ahead fills memory, not batches.
 _BATCHES_IN_FLIGHT = 16
 _LEAST_IN_FLIGHT = 128
+_BAD_COST = 1024
 _LAUNCHED_AHEAD = 2  # batches on the device whose results nobody has begun to collect
 
 
@@ -71,53 +69,61 @@ class _Ticket:
 
     index: int | None
     key: str | None
+    variants: Sequence[int]
     cost: int
     prepared: Future[Planned | Fault] | None
     rows: Future[list[Rows]] = field(default_factory=Future)
     _by_variant: dict[int, Rows] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def redeem(self, variant: int, rows: Rows, variants: int) -> None:
+    def redeem(self, variant: int, rows: Rows) -> None:
         with self._lock:
             self._by_variant[variant] = rows
-            if len(self._by_variant) == variants:
-                self.rows.set_result([self._by_variant[number] for number in range(variants)])
+            if len(self._by_variant) == len(self.variants):
+                self.rows.set_result([self._by_variant[number] for number in self.variants])
+
+    def fail(self, fault: Fault) -> None:
+        """A row for every variant that was planned of the sample; one, without a variant, for a fault of the shard."""
+        variants: Sequence[int | None] = [None] if self.index is None else self.variants
+        self.rows.set_result([self.error(fault, variant) for variant in variants])
+
+    def error(self, fault: Fault, variant: int | None) -> Rows:
+        return error_row(fault, key=self.key, index=self.index, variant=variant)
 
 
-def run_shard(
-    shard: Shard, folder: Path, job: InpaintJob, device: Device, prepare: Prepare, progress: Progress
-) -> ShardOutcome:
-    """Read and fill ``shard``, and spool its parts into ``folder`` on the local disk. Commits nothing.
+def run_shard(shard: Shard, folder: Path, kind: Kind[Any], device: Device, progress: Progress) -> ShardOutcome:
+    """Run ``shard`` as ``kind`` of job, and spool its parts into ``folder`` on the local disk. Commits nothing.
 
-    Several shards may run next to each other in threads of one process; they share ``device``.
+    Several shards may run next to each other in threads of one process; they share ``device`` and ``kind``.
 
     Raises:
         Whatever the infrastructure raises (storage, device, disk); the first error of any thread. Faults of samples
         and of the shard's own format are rows instead.
     """
+    threads = kind.job.workers.cpu_threads
     with (
-        Spool(folder) as spool,
-        ThreadPoolExecutor(job.workers.cpu_threads, "decode") as decode_pool,
-        ThreadPoolExecutor(job.workers.cpu_threads, "encode") as encode_pool,
+        Spool(folder, kind.schema, kind.row_group_bytes) as spool,
+        ThreadPoolExecutor(threads, "decode") as decode_pool,
+        ThreadPoolExecutor(threads, "encode") as encode_pool,
     ):
-        return _ShardRun(shard, job, device, prepare, progress, spool, decode_pool, encode_pool).run()
+        return _ShardRun(shard, folder, kind, device, progress, spool, decode_pool, encode_pool).run()
 
 
 class _ShardRun:
     def __init__(
         self,
         shard: Shard,
-        job: InpaintJob,
+        folder: Path,
+        kind: Kind[Any],
         device: Device,
-        prepare: Prepare,
         progress: Progress,
         spool: Spool,
         decode_pool: ThreadPoolExecutor,
         encode_pool: ThreadPoolExecutor,
     ) -> None:
-        self.shard, self.job, self.device, self.prepare, self.progress = shard, job, device, prepare, progress
+        self.shard, self.folder, self.kind, self.device, self.progress = shard, folder, kind, device, progress
         self.spool, self.decode_pool, self.encode_pool = spool, decode_pool, encode_pool
-        limit = job.workers.buffer_mb * 2**20
+        limit = kind.job.workers.buffer_mb * 2**20
         self.budget = ByteBudget(limit)
         self.least_cost = limit // max(_LEAST_IN_FLIGHT, _BATCHES_IN_FLIGHT * device.batches.most)
         self.batcher = Batcher(device.batch_size, waiting_bytes=limit // 4, span_bytes=limit // 2)
@@ -172,9 +178,7 @@ class _ShardRun:
     # --- the steps ----------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        names = self.job.input
-        fields = FieldNames(names.image, names.mask, names.prompt, names.given, names.overrides, names.key)
-        rows = read_shard(self.shard, fields)
+        rows = self.kind.read(self.shard, self.folder)
         while True:
             with self.clock.timing("read"):
                 row = next(rows, None)
@@ -183,18 +187,16 @@ class _ShardRun:
         # Not where reading failed: the writer would take what was read until then for the whole shard.
         self._end()
 
-    def _hand_out(self, row: Sample | BadSample) -> bool:
-        cost = self.budget.counted(max(_cost(row, self.job.inpaint.variants), self.least_cost))
+    def _hand_out(self, row: Entry | BadSample) -> bool:
+        bad = isinstance(row, BadSample)
+        cost = self.budget.counted(max(_BAD_COST if bad else self.kind.cost(row), self.least_cost))
         if not self.budget.acquire(cost):
             return False
+        ticket = _Ticket(row.index, row.key, self.kind.numbers(row), cost, None)
         if isinstance(row, BadSample):
-            ticket = _Ticket(row.index, row.key, cost, None)
-            ticket.rows.set_result([self._errors(ticket, row.fault)])
+            ticket.fail(row.fault)
         else:
-            prepared = self.decode_pool.submit(
-                self.clock.timed, "prepare", self.prepare, row.index, row.key, row.fields
-            )
-            ticket = _Ticket(row.index, row.key, cost, prepared)
+            ticket.prepared = self.decode_pool.submit(self.clock.timed, "prepare", self.kind.prepare, row)
         self.to_drive.put(ticket)
         self.to_write.put(ticket)
         return True
@@ -203,22 +205,30 @@ class _ShardRun:
         """Plan batches from the prepared samples, in input order, and launch them."""
         while (ticket := self.to_drive.get()) is not None and not self.failure.done():
             planned = ticket.prepared.result() if ticket.prepared else None
-            items: list[Item] = []
+            items: list[Work] = []
             if isinstance(planned, Fault):
-                ticket.rows.set_result([self._errors(ticket, planned)])
+                ticket.fail(planned)
             elif planned is not None:
                 items = list(planned.items)
                 for item in items:
                     item.owner = ticket
-                if not items:
-                    for variant in range(len(planned.seeds)):
+                if items:
+                    self._shrink(ticket, planned)
+                else:
+                    for variant in ticket.variants:
                         self.encode_pool.submit(self._guard, self._finish, ticket, planned, variant, None)
             for batch in self.batcher.admit(items, ticket.cost):
                 self._launch(batch)
         for batch in self.batcher.flush():
             self._launch(batch)
 
-    def _launch(self, items: list[Item]) -> None:
+    def _shrink(self, ticket: _Ticket, planned: Planned) -> None:
+        """Give back what the sample took only while it was prepared. The writer can't have seen it yet."""
+        held = max(self.least_cost, min(ticket.cost, self.kind.held(planned, ticket.cost)))
+        self.budget.release(ticket.cost - held)
+        ticket.cost = held
+
+    def _launch(self, items: list[Work]) -> None:
         self.launches.acquire()
         if self.failure.done():
             self.launches.release()
@@ -242,30 +252,30 @@ class _ShardRun:
 
     def _finish(self, ticket: _Ticket, planned: Planned, variant: int, done: Done | None) -> None:
         with self.clock.timing("finish"):
-            rows = finish(planned, variant, done, self.job)
-        ticket.redeem(variant, rows, len(planned.seeds))
-
-    def _errors(self, ticket: _Ticket, fault: Fault) -> Rows:
-        return error_rows(fault, key=ticket.key, index=ticket.index, variants=self.job.inpaint.variants)
+            rows = done.fault if done and done.fault else self.kind.finish(planned, variant, done)
+        ticket.redeem(variant, ticket.error(rows, variant) if isinstance(rows, Fault) else rows)
 
     def _write(self) -> ShardOutcome:
         counts = Counter(samples=0, planned=0, results=0, errors=0, shard_errors=0)
         by_code: Counter[str] = Counter()
-        holes = 0.0
+        holes: list[float] = []
         while (ticket := self.to_write.get()) is not None:
             wait([cast(Future[object], ticket.rows), cast(Future[object], self.failure)], return_when=FIRST_COMPLETED)
             if self.failure.done():
                 self.failure.result()
             if ticket.index is not None:
                 counts["samples"] += 1
-                counts["planned"] += self.job.inpaint.variants
+                counts["planned"] += len(ticket.variants)
             with self.clock.timing("write"):
                 for rows in ticket.rows.result():
                     self.spool.write(rows)
-                    counts["results"] += len(rows.results)
-                    counts["errors" if ticket.index is not None else "shard_errors"] += len(rows.errors)
-                    by_code.update(row["code"] for row in rows.errors)
-                    holes += sum(row["hole_fraction"] for row in rows.metrics)
+                    if "errors" in rows:
+                        counts["errors" if ticket.index is not None else "shard_errors"] += 1
+                        by_code[rows["errors"]["code"]] += 1
+                    else:
+                        counts["results"] += 1
+                    if "metrics" in rows:
+                        holes.append(rows["metrics"]["hole_fraction"])
             # The sample's items know their ticket: without this cut its pixels would wait for the cycle collector.
             ticket.prepared = None
             self.budget.release(ticket.cost)
@@ -273,15 +283,5 @@ class _ShardRun:
         if self.failure.done():
             self.failure.result()
         assert counts["planned"] == counts["results"] + counts["errors"], "a planned row is neither result nor error"
-        mean_hole = holes / counts["results"] if counts["results"] else None
+        mean_hole = sum(holes) / len(holes) if holes else None
         return ShardOutcome([], dict(counts), dict(by_code), mean_hole, {})
-
-
-def _cost(row: Sample | BadSample, variants: int) -> int:
-    """Bytes that a sample holds at its peak, from its header alone: a function of the input, never of the moment."""
-    if isinstance(row, BadSample):
-        return 1024
-    stored = sum(map(len, row.fields.values()))
-    size = probe_size(row.fields["image"]) if "image" in row.fields else None
-    a_pixel = BYTES_A_PIXEL + BYTES_A_PIXEL_A_VARIANT * (variants - 1)
-    return stored + (a_pixel * size[0] * size[1] if isinstance(size, tuple) else 0)

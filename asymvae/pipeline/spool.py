@@ -8,49 +8,56 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import psutil
+import pyarrow as pa
 
 from asymvae.pipeline.rows import Rows
 from asymvae.storage.parts import Part, PartWriter
-from asymvae.storage.schemas import ERRORS, METRICS, RESULTS
+from asymvae.storage.schemas import ERRORS
 
 # With the host's name: process ids say nothing across containers that share a temporary folder.
 _PREFIX = f"asymvae-spool-{platform.node()}-"
-# Results go out as PNG, which a photograph fills with a few times its JPEG's bytes.
-_GROWTH = 8
 # A reader of one column still gets long runs, and a writer holds little: part of the output format.
 _ROW_GROUP_ROWS = 1000
-_ROW_GROUP_BYTES = 64 * 2**20
 _LEAST_FREE = 64 * 2**20
 
 
 class Spool:
-    """Parts ``results``, ``metrics`` and ``errors`` of one shard; those without rows are not made."""
+    """Parts of one shard, one a folder below OUT that rows were written for.
 
-    def __init__(self, folder: Path) -> None:
-        self._writers = {
-            kind: PartWriter(
-                folder / f"{kind}.parquet",
-                schema,
-                row_group_rows=_ROW_GROUP_ROWS,
-                row_group_bytes=_ROW_GROUP_BYTES,
-            )
-            for kind, schema in (("results", RESULTS), ("metrics", METRICS), ("errors", ERRORS))
-        }
+    Args:
+        schema: of a folder's parts; not asked for ``errors``.
+        row_group_bytes: see :class:`asymvae.storage.parts.PartWriter`.
+    """
+
+    def __init__(self, folder: Path, schema: Callable[[str], pa.Schema], row_group_bytes: int) -> None:
+        self._folder, self._schema, self._row_group_bytes = folder, schema, row_group_bytes
+        self._writers: dict[str, PartWriter] = {}
 
     def write(self, rows: Rows) -> None:
-        for kind, writer in self._writers.items():
-            for row in getattr(rows, kind):
-                writer.write(row)
+        for kind, row in rows.items():
+            if kind not in self._writers:
+                self._writers[kind] = self._open(kind)
+            self._writers[kind].write(row)
+
+    def _open(self, kind: str) -> PartWriter:
+        return PartWriter(
+            self._folder / f"{kind.replace('/', '-')}.parquet",
+            ERRORS if kind == "errors" else self._schema(kind),
+            kind=kind,
+            row_group_rows=_ROW_GROUP_ROWS,
+            row_group_bytes=self._row_group_bytes,
+        )
 
     def close(self) -> list[Part]:
-        """Finish and check the files. The parts that have rows."""
-        return [part for writer in self._writers.values() if (part := writer.close()) is not None]
+        """Finish and check the files: what holds results first, errors last."""
+        kinds = sorted(self._writers, key=lambda kind: (kind == "errors", kind == "metrics", kind))
+        return [part for kind in kinds if (part := self._writers[kind].close()) is not None]
 
     def __enter__(self) -> Spool:
         return self
@@ -64,15 +71,15 @@ class Spool:
 
 
 @contextmanager
-def spool_folder(root: str | None, shard_size: int) -> Iterator[Path]:
+def spool_folder(root: str | None, wanted: int) -> Iterator[Path]:
     """A folder for one shard's spool, gone afterwards.
 
     Raises:
-        OSError: there is not enough free space below ``root`` for what a shard of ``shard_size`` bytes may become.
+        OSError: there is not enough free space below ``root`` for the ``wanted`` bytes that a shard may become.
     """
     base = Path(root or tempfile.gettempdir())
     base.mkdir(parents=True, exist_ok=True)
-    wanted = _LEAST_FREE + _GROWTH * shard_size
+    wanted += _LEAST_FREE
     free = shutil.disk_usage(base).free
     if free < wanted:
         raise OSError(

@@ -20,15 +20,14 @@ from typing import Any
 import cv2
 import torch
 
-from asymvae.config import InpaintJob
+from asymvae.config import ShardJob
 from asymvae.fingerprint import settings_that
-from asymvae.inpaint.base import load_inpainter
 from asymvae.pipeline.device import Device
+from asymvae.pipeline.kinds.choice import kind_of
 from asymvae.pipeline.plan import Recipe, load_model
 from asymvae.pipeline.shard_run import Progress, run_shard
 from asymvae.pipeline.spool import spool_folder, sweep_spools
 from asymvae.pipeline.watchdog import Watchdog
-from asymvae.stages.prepare import Prepare
 from asymvae.storage.filesystem import redact_text
 from asymvae.storage.ledger import Ledger, commit_id
 from asymvae.storage.shards import Shard
@@ -49,7 +48,7 @@ class Report:
     degraded: bool = False
 
 
-def make_deterministic(job: InpaintJob) -> None:
+def make_deterministic(job: ShardJob) -> None:
     """The same bytes for the same threads, device and batch: set in every executor, before the device is touched."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(job.workers.cpu_threads)
@@ -73,9 +72,9 @@ class ShardWorker:
         job = recipe.job
         make_deterministic(job)
         sweep_spools(job.workers.spool)
-        inpainter = load_inpainter(job.inpaint)
+        self.kind = kind_of(job, recipe.model_name)
         self.device = Device(
-            lambda: load_model(job, "cuda" if job.workers.gpus > 0 else "cpu"), inpainter, job, recipe.batch_budget
+            lambda: load_model(job, "cuda" if job.workers.gpus > 0 else "cpu"), self.kind, recipe.batch_budget
         )
         model = self.device.model
         if model.weights_sha256 != recipe.weights_sha256:
@@ -83,21 +82,20 @@ class ShardWorker:
                 f"model.path {job.model.path} on {platform.node()} holds other weights ({model.weights_sha256}) "
                 f"than where the job was started ({recipe.weights_sha256}): a folder must be the same on every node"
             )
-        if (brought := inpainter.digest()) != recipe.inpainter_sha256:
+        if (brought := self.kind.digest()) != recipe.inpainter_sha256:
             raise RuntimeError(
-                f"inpaint.method {job.inpaint.method} on {platform.node()} brings other files ({brought}) than where "
+                f"{self.kind.brings} on {platform.node()} brings other files ({brought}) than where "
                 f"the job was started ({recipe.inpainter_sha256}): a folder must be the same on every node"
             )
         self.recipe = recipe
         self.ledger = Ledger(job.output.url)
-        self.prepare = Prepare(job, inpainter, model.config.encoder_factor)
 
     def run(self, shard: Shard, progress: Progress) -> Report:
         """Run and commit ``shard``; raises what the infrastructure raises."""
         started = datetime.now(UTC)
         clock = time.perf_counter()
-        with spool_folder(self.recipe.job.workers.spool, shard.size) as folder:
-            outcome = run_shard(shard, folder, self.recipe.job, self.device, self.prepare, progress)
+        with spool_folder(self.recipe.job.workers.spool, self.kind.growth * shard.size) as folder:
+            outcome = run_shard(shard, folder, self.kind, self.device, progress)
             record = self.ledger.commit(
                 shard,
                 commit_id(self.recipe.fingerprint, shard),

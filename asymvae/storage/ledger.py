@@ -102,6 +102,7 @@ def compare_jobs(earlier: Mapping[str, Any], ours: Mapping[str, Any]) -> list[st
     before, now = (_flat(job.get("affects_output", {})) for job in (earlier, ours))
     for job, settings in ((earlier, before), (ours, now)):
         settings["format_version"] = job.get("format_version")
+        settings["job"] = job.get("job", "inpaint")
         settings["model.weights_sha256"] = job.get("model", {}).get("weights_sha256")
         settings["inpainter.sha256"] = job.get("inpainter", {}).get("sha256")
     lines = [

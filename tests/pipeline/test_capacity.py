@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from asymvae.batch import Item, collate
 from asymvae.config import InpaintJob
-from asymvae.inpaint.base import load_inpainter
 from asymvae.model import PUBLISHED, AsymmetricAutoencoderKL
 from asymvae.pipeline import capacity
 from asymvae.pipeline.capacity import BatchPlan, DeviceMemory, Run, batch_budget, device_memory
 from asymvae.pipeline.device import Device
 from asymvae.pipeline.executor import LocalExecutor
 from asymvae.pipeline.job import run_job
+from asymvae.pipeline.kinds.inpaint import InpaintKind
 from tests.model.live_bytes import LiveBytes
 from tests.tiny import box_mask, job, parts_of, picture, tiny_model
 
@@ -112,12 +112,13 @@ def test_no_stage_holds_more_than_is_planned_for(method: str, dtype: torch.dtype
         up_block_out_channels=widths,
         norm_num_groups=2,
     )
-    device = Device(lambda: model.eval().to(dtype), load_inpainter(made.inpaint), made)
+    kind = InpaintKind(made)
+    device = Device(lambda: model.eval().to(dtype), kind)
     height, width = 128, 192
     items = [_item(number, height, width, with_given=method == "given") for number in range(2)]
     with torch.inference_mode(), LiveBytes() as live:
         batch = collate(items, 2, torch.device("cpu"), dtype)
-        for stage in device.stages:
+        for stage in kind.stages:
             batch = stage(batch)
     planned = 2 * device.batches.sample_bytes(height, width, None)
     assert 0.6 * planned < live.peak <= planned
@@ -163,5 +164,5 @@ def test_auto_gives_the_bytes_of_the_number_that_it_stands_for(shards: str, chec
 
 
 def test_a_model_of_no_budget_still_runs_one_sample_at_a_time() -> None:
-    device = Device(tiny_model, load_inpainter(settings().inpaint), settings(), budget=0)
+    device = Device(tiny_model, InpaintKind(settings()), budget=0)
     assert device.batches.of(64, 64) == Run(1, False)

@@ -13,11 +13,10 @@ import pytest
 
 from asymvae.config import InpaintJob
 from asymvae.fingerprint import sample_seed, settings_by_name, settings_that
-from asymvae.inpaint.base import load_inpainter
 from asymvae.pipeline.device import Device
+from asymvae.pipeline.kinds.inpaint import InpaintKind
 from asymvae.pipeline.plan import resolve
 from asymvae.pipeline.shard_run import run_shard
-from asymvae.stages.prepare import Prepare
 from asymvae.storage.shards import list_shards
 from tests.tiny import file_bytes, job, picture, sample, tiny_model, write_tar
 
@@ -94,14 +93,13 @@ def flip(settings: InpaintJob, name: str, value: Any) -> InpaintJob:
 def parts(tar: Path, folder: Path, settings_json: str) -> str:
     """A digest of all parts of the shard under these settings."""
     settings = InpaintJob.model_validate_json(settings_json)
-    inpainter = load_inpainter(settings.inpaint)
+    kind = InpaintKind(settings)
     (shard,) = list_shards((str(tar),), root=None, format="auto")
     folder.mkdir(exist_ok=True)
     import torch
 
     model = tiny_model().to(getattr(torch, resolve(settings).model.dtype))
-    device = Device(lambda: model, inpainter, settings)
-    outcome = run_shard(shard, folder, settings, device, Prepare(settings, inpainter, 8), lambda *_: None)
+    outcome = run_shard(shard, folder, kind, Device(lambda: model, kind), lambda *_: None)
     return hashlib.sha256(b"".join(part.path.read_bytes() for part in outcome.parts)).hexdigest()
 
 

@@ -13,8 +13,8 @@ from asymvae.inpaint.harmonic import HarmonicFill
 from asymvae.pipeline.device import Device
 from asymvae.pipeline.executor import Executor, LocalExecutor, RayExecutor
 from asymvae.pipeline.job import JobResult, run_job
+from asymvae.pipeline.kinds.inpaint import InpaintKind
 from asymvae.pipeline.shard_run import run_shard
-from asymvae.stages.prepare import Prepare
 from asymvae.storage.audit import audit
 from asymvae.storage.shards import list_shards
 from tests.pipeline.hungry import out_of_memory
@@ -113,11 +113,10 @@ def launch(error: Exception, tmp_path: Path) -> bool:
     """Whether the shard is degraded where a stage raises ``error`` once."""
     tar = write_tar(tmp_path / "a.tar", [(f"k{n}", sample(0)) for n in range(4)])
     settings = job(str(tar), "unused", "unused")
-    inpainter = _Failing(error)
-    device = Device(tiny_model, inpainter, settings)
+    kind = InpaintKind(settings, inpainter=_Failing(error))
     (shard,) = list_shards(str(tar), root=None, format="auto")
     (tmp_path / "spool").mkdir()
-    outcome = run_shard(shard, tmp_path / "spool", settings, device, Prepare(settings, inpainter, 8), lambda *_: None)
+    outcome = run_shard(shard, tmp_path / "spool", kind, Device(tiny_model, kind), lambda *_: None)
     assert outcome.counts["results"] == 4
     return outcome.degraded
 

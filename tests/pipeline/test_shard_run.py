@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from asymvae.config import InpaintJob
-from asymvae.inpaint.base import load_inpainter
 from asymvae.media.image import Image, decode_image
 from asymvae.pipeline import shard_run
 from asymvae.pipeline.device import Device
+from asymvae.pipeline.kinds.inpaint import InpaintKind
 from asymvae.pipeline.shard_run import ShardOutcome, run_shard
 from asymvae.stages.prepare import Prepare, Prepared
 from asymvae.storage.samples import Role, Sample
@@ -32,10 +32,9 @@ def run(tar: Path, folder: Path, **settings: Any) -> ShardOutcome:
 
 def run_job(settings: InpaintJob, folder: Path) -> ShardOutcome:
     folder.mkdir(exist_ok=True)
-    inpainter = load_inpainter(settings.inpaint)
+    kind = InpaintKind(settings)
     (shard,) = list_shards(settings.input.urls, root=None, format="auto")
-    device = Device(tiny_model, inpainter, settings)
-    return run_shard(shard, folder, settings, device, Prepare(settings, inpainter, 8), lambda *_: None)
+    return run_shard(shard, folder, kind, Device(tiny_model, kind), lambda *_: None)
 
 
 def rows(outcome: ShardOutcome, kind: str) -> list[dict[str, Any]]:
@@ -114,7 +113,8 @@ def test_the_budget_counts_every_variant_of_a_sample(tmp_path: Path) -> None:
     outcome = run(tar, tmp_path / "spool", inpaint={"variants": 40}, geometry={"mode": "whole"})
     encoded = sum(len(row["image"]["bytes"]) for row in rows(outcome, "results"))
     decoded = 40 * noise.nbytes
-    assert shard_run._cost(Sample(0, "k", fields), 40) >= encoded + decoded
+    kind = InpaintKind(job(str(tar), "unused", "unused", inpaint={"variants": 40}))
+    assert kind.cost(Sample(0, "k", fields)) >= encoded + decoded
 
 
 def others() -> int:
@@ -133,9 +133,9 @@ def test_an_error_of_any_step_is_raised_and_no_thread_stays(
     target: dict[str, tuple[object, str]] = {
         "prepare": (Prepare, "__call__"),
         "device": (Device, "launch"),
-        "finish": (shard_run, "finish"),
+        "finish": (InpaintKind, "finish"),
         "write": (shard_run.Spool, "write"),
-        "read": (shard_run, "read_shard"),
+        "read": (InpaintKind, "read"),
     }
     monkeypatch.setattr(*target[step], broken)
     tar = write_tar(tmp_path / "a.tar", [(f"k{n}", sample(n)) for n in range(30)])
@@ -150,7 +150,7 @@ def test_an_error_of_any_step_is_raised_and_no_thread_stays(
 def test_a_reader_that_fails_is_never_taken_for_the_shards_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The reader once said "nothing more comes" before its error was known: a writer that was quick gave the rows
     # until then out as the whole shard, to be committed.
-    written, read = threading.Event(), shard_run.read_shard
+    written, read = threading.Event(), InpaintKind.read
 
     def breaks(*args: Any) -> Iterator[Any]:
         yield from itertools.islice(read(*args), 4)
@@ -159,7 +159,7 @@ def test_a_reader_that_fails_is_never_taken_for_the_shards_end(tmp_path: Path, m
 
     def write(spool: shard_run.Spool, rows: Any) -> None:
         write_row(spool, rows)
-        if rows.results[0]["index"] == 3:
+        if rows["results"]["index"] == 3:
             written.set()
 
     def fail_late(self: Any, error: BaseException) -> None:
@@ -167,7 +167,7 @@ def test_a_reader_that_fails_is_never_taken_for_the_shards_end(tmp_path: Path, m
         fail(self, error)
 
     write_row, fail = shard_run.Spool.write, shard_run._ShardRun._fail
-    monkeypatch.setattr(shard_run, "read_shard", breaks)
+    monkeypatch.setattr(InpaintKind, "read", breaks)
     monkeypatch.setattr(shard_run.Spool, "write", write)
     monkeypatch.setattr(shard_run._ShardRun, "_fail", fail_late)
     tar = write_tar(tmp_path / "a.tar", [(f"k{n}", sample(n, (64, 64))) for n in range(8)])

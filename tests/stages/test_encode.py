@@ -12,6 +12,7 @@ from asymvae.config import InpaintSettings
 from asymvae.inpaint.base import load_inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.pipeline.device import Device
+from asymvae.pipeline.kinds.inpaint import InpaintKind
 from asymvae.stages.encode import Encode
 from tests.tiny import box_mask, job, picture, tiny_model
 
@@ -82,7 +83,7 @@ def test_a_sample_that_fails_in_encode_fails_in_all_its_variants_alone() -> None
         work.append(made)
     settings = job("u", "o", "m", inpaint={"options": {"tolerance": 1e-6, "max_iterations": 4}})
     work[0].mask = work[1].mask = np.zeros((64, 64), bool)
-    pending, _ = Device(tiny_model, load_inpainter(settings.inpaint), settings).launch(work)
+    pending, _ = Device(tiny_model, InpaintKind(settings)).launch(work)
     assert [done.fault is not None for done in pending.result()] == [False, False, True, True]
 
 

@@ -1,0 +1,20 @@
+"""From a job's settings to its kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asymvae.config import InpaintJob, ShardJob
+from asymvae.pipeline.kinds.base import Kind
+from asymvae.pipeline.kinds.inpaint import InpaintKind
+
+_KINDS: dict[type[ShardJob], type[Kind[Any]]] = {InpaintJob: InpaintKind}
+
+
+def kind_class(job: ShardJob) -> type[Kind[Any]]:
+    return _KINDS[type(job)]
+
+
+def kind_of(job: ShardJob, model_name: str = "") -> Kind[Any]:
+    """The kind of job that these settings are of. Raises what its constructor raises."""
+    return kind_class(job)(job, model_name)
