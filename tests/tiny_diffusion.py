@@ -104,15 +104,23 @@ def write_tiny_diffusion(folder: Path, *, in_channels: int = 9, seed: int = 0, *
     tokenizer = tiny_tokenizer(folder / "tokenizer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pipeline = StableDiffusionInpaintPipeline(
-            vae=tiny_vae(**vae),
-            text_encoder=tiny_text_encoder(tokenizer, seed),
-            tokenizer=tokenizer,
-            unet=tiny_unet(in_channels, seed),
-            scheduler=PNDMScheduler(**SCHEDULER),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        unet, encoder, own_vae = tiny_unet(in_channels, seed), tiny_text_encoder(tokenizer, seed), tiny_vae(**vae)
+    return write_diffusion(folder, tokenizer, unet, encoder, own_vae)
+
+
+def write_diffusion(
+    folder: Path, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel, encoder: CLIPTextModel, vae: AutoencoderKL
+) -> Path:
+    """The same of given networks."""
+    pipeline = StableDiffusionInpaintPipeline(
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=PNDMScheduler(**SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.save_pretrained(folder)
     return folder

@@ -6,7 +6,7 @@ UNet, scheduler, tokenizer and text encoder are a checkpoint's, in diffusers' la
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ from asymvae.model.posterior import DiagonalGaussian
 _OWN_VAE = {"scaling_factor": 0.18215, "latent_channels": 4}
 # Of a UNet: what makes it ask for inputs that the inpainting pipeline doesn't have.
 _FOREIGN_INPUTS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
+
+_MOST_SHAPES: Final = 1 << 16
 
 
 class DiffusionFill(Inpainter):
@@ -114,7 +116,10 @@ class DiffusionFill(Inpainter):
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         unet.to(memory_format=layout)
         if self.compile:
-            # Every shape for itself: one that is compiled for any would depend on which came first.
+            # Every shape for itself, however many: code that serves several, and shapes left uncompiled after the
+            # eighth, would make the last bits depend on which came first.
+            limits = torch._dynamo.config
+            limits.recompile_limit = limits.accumulated_recompile_limit = max(limits.recompile_limit, _MOST_SHAPES)
             unet.compile(dynamic=False)
         self._denoise = Denoiser(
             unet,
