@@ -11,13 +11,14 @@ import importlib
 import inspect
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, tiling
+from . import checkpoint, optimize, tiling
+from .compiled import Compiled
 from .condition import prepare_condition
 from .config import AutoencoderConfig
 from .decoder import Decoder
@@ -86,6 +87,8 @@ class AsymmetricAutoencoderKL(nn.Module):
         self.use_slicing = False
         self.use_tiling = False
         self._tiling = tiling.Tiling()
+        self._optimized = False
+        self._compiled = Compiled()
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
@@ -110,7 +113,7 @@ class AsymmetricAutoencoderKL(nn.Module):
         height, width = x.shape[-2:]
         if height % factor or width % factor or not height or not width:
             raise ValueError(f"x is {height}x{width}; both must be multiples of {factor}: pad or crop it")
-        x = x.to(self.dtype)
+        x = self._laid_out(x.to(self.dtype))
         if self.use_slicing and x.shape[0] > 1:
             return EncoderOutput(DiagonalGaussian(torch.cat([self._encode(one) for one in torch.split(x, 1)])))
         return EncoderOutput(DiagonalGaussian(self._encode(x)))
@@ -119,7 +122,7 @@ class AsymmetricAutoencoderKL(nn.Module):
         factor = self.config.encoder_factor
         cells = self._strip_cells(x.shape[-2] // factor, x.shape[-1] // factor, factor)
         if cells is None:
-            hidden = self.encoder(x)
+            hidden = self._compiled.encoder(self.encoder, x)(x)
         else:
             self._refuse_grad(x)
             hidden = tiling.encode(self.encoder, x, cells=cells, offload=self._tiling.offload)
@@ -133,33 +136,41 @@ class AsymmetricAutoencoderKL(nn.Module):
         image: Tensor | None = None,
         mask: Tensor | None = None,
         return_dict: bool = True,
+        condition_index: Tensor | None = None,
     ) -> DecoderOutput:
         """``z``: (N, latent_channels, h, w), unscaled -> images (N, out_channels, h*f, w*f), about [-1, 1].
 
         ``image`` and ``mask`` come together: see :func:`asymvae.model.condition.prepare_condition` for what they may
-        be. ``generator`` is unused, as in diffusers.
+        be. ``generator`` is unused, as in diffusers. ``condition_index``, (N,) int64, which diffusers has not: the row
+        of image and mask that serves each latent, so that several latents of one image share the work.
         """
         self._check_input("z", z, self.config.latent_channels)
         image, mask = prepare_condition(
             z,
             image,
             mask,
+            condition_index,
             factor=self.config.decoder_factor,
             channels=self.config.out_channels,
             dtype=self.dtype,
         )
-        z = z.to(self.dtype)
+        z = self._laid_out(z.to(self.dtype))
+        if image is not None:
+            image = self._laid_out(image)
         if self.use_slicing and z.shape[0] > 1:
-            parts = (_one(i, z, image, mask) for i in range(z.shape[0]))
-            return DecoderOutput(torch.cat([self._decode(*part) for part in parts]))
-        return DecoderOutput(self._decode(z, image, mask))
+            parts = (_one(i, z, image, mask, condition_index) for i in range(z.shape[0]))
+            return DecoderOutput(torch.cat([self._decode(*part, None) for part in parts]))
+        return DecoderOutput(self._decode(z, image, mask, condition_index))
 
-    def _decode(self, z: Tensor, image: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _decode(self, z: Tensor, image: Tensor | None, mask: Tensor | None, index: Tensor | None) -> Tensor:
         cells = self._strip_cells(z.shape[-2], z.shape[-1], self.config.decoder_factor)
         if cells is None:
-            out: Tensor = self.decoder(self.post_quant_conv(z), image, mask)
+            z = self.post_quant_conv(z)
+            out: Tensor = self._compiled.decoder(self.decoder, z, image, mask, index)(z, image, mask, index)
             return out
         self._refuse_grad(z, image, mask)
+        if index is not None and image is not None and mask is not None:
+            image, mask = image[index], mask[index]
         z = self.post_quant_conv(z)
         return tiling.decode(self.decoder, z, image, mask, cells=cells, offload=self._tiling.offload)
 
@@ -178,6 +189,57 @@ class AsymmetricAutoencoderKL(nn.Module):
         posterior = self.encode(sample).latent_dist
         z = posterior.sample(generator) if sample_posterior else posterior.mode()
         return self.decode(z, image=None if mask is None else sample, mask=mask)
+
+    def optimize(self, *, channels_last: bool = True, rearrange: bool = True) -> Self:
+        """Make ``encode`` and ``decode`` as fast as is known for this device and dtype; returns the model.
+
+        ``channels_last``: maps and weights lie in memory that way. ``rearrange``: layers get forms made of their
+        weights (:mod:`asymvae.model.optimize`): folded upsamplings, on a CPU Winograd's kernels (four times the memory
+        of the weights that they are made of), on CUDA the fused norms. Results are the same to rounding. For inference:
+        where gradients are wanted the plain layers run, but for folded upsamplings. Weights that are loaded or cast
+        afterwards are rearranged anew; weights that are changed in place are not: call it again.
+        """
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=layout)  # type: ignore[call-overload]  # torch's own stubs lack it
+        self._optimized = rearrange
+        self._rearrange()
+        return self
+
+    def compile_for(self, batch: int, height: int, width: int) -> None:
+        """Compile ``encode`` and ``decode(image, mask)`` for ``batch`` images of ``height`` x ``width`` pixels, now.
+
+        Other shapes run as before: what is computed depends on the shape, never on the shapes that came earlier. Call
+        it after :meth:`optimize`, and in the mode (``torch.inference_mode()``) that the model is run in. Kernels are
+        kept on disk by torch (``TORCHINDUCTOR_CACHE_DIR``), for other processes too. Raises what torch.compile raises.
+        """
+        size = (batch, height, width)
+        self._compiled.add(self.encoder, self.decoder, size)
+        image = torch.zeros((batch, self.config.in_channels, height, width), device=self.device, dtype=self.dtype)
+        z = self.encode(image).latent_dist.mode()
+        image = image.new_zeros((batch, self.config.out_channels, height, width))
+        self.decode(z, image=image, mask=image.new_zeros((batch, 1, height, width), dtype=torch.bool))
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._rearrange()  # forms are kept in dtypes of their own
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's; an optimized model is rearranged anew."""
+        keys = super().load_state_dict(*args, **kwargs)
+        self._rearrange()
+        return keys
+
+    def _rearrange(self) -> None:
+        if self._optimized and not self.post_quant_conv.weight.is_meta:
+            optimize.rearrange(self)
+        else:
+            optimize.restore(self)
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        """``x`` in the memory format of the weights: compiled code is made for one."""
+        last = self.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        return x.contiguous(memory_format=torch.channels_last) if last else x
 
     def enable_slicing(self) -> None:
         """``encode`` and ``decode`` run one sample of a batch at a time, which takes less memory."""
@@ -277,8 +339,9 @@ class AsymmetricAutoencoderKL(nn.Module):
 
 
 def _one(
-    index: int, z: Tensor, image: Tensor | None, mask: Tensor | None
+    row: int, z: Tensor, image: Tensor | None, mask: Tensor | None, index: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """A sample of a batch; an image or a mask of one serves them all."""
-    image, mask = (x if x is None or x.shape[0] == 1 else x[index : index + 1] for x in (image, mask))
-    return z[index : index + 1], image, mask
+    chosen = slice(row, row + 1) if index is None else index[row : row + 1]
+    image, mask = (x if x is None or x.shape[0] == 1 else x[chosen] for x in (image, mask))
+    return z[row : row + 1], image, mask

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .convolution import Conv
+
 
 class ConditionEncoder(nn.Module):
     """Features of the masked image, one for each of the decoder's levels.
@@ -28,7 +30,7 @@ class ConditionEncoder(nn.Module):
         made: list[tuple[int, int]] = []
         for i, width in enumerate(widths):
             kernel, stride = (3, 1) if i < 2 else (4, 2)
-            layers.append(nn.Conv2d(in_channels, width, kernel, stride=stride, padding=1))
+            layers.append(Conv(in_channels, width, kernel, stride=stride, padding=1))
             made.append((width, 1 << max(i - 1, 0)))
             in_channels = width
         self.layers = nn.ModuleList(layers)
@@ -36,15 +38,26 @@ class ConditionEncoder(nn.Module):
         self.levels = list(levels)
         self.sources = [max((i for i, shape in enumerate(made) if shape == level), default=None) for level in levels]
 
-    def forward(self, masked_image: Tensor) -> list[Tensor]:
-        """(N, in_channels, H, W) -> one tensor a level. Raises ValueError where the configuration has none."""
+    def forward(self, masked_image: Tensor) -> dict[int, Tensor]:
+        """(N, in_channels, H, W) -> what the layers make that a level asks for, but for the first layer's, by layer.
+
+        The first layer's is the largest by far and the cheapest: :meth:`first` makes it again when its time has come.
+        Raises ValueError where the configuration has no feature for a level.
+        """
         sources = self.wanted()
         features: dict[int, Tensor] = {}
-        x = masked_image
-        for i, layer in enumerate(self.layers[: max(sources) + 1]):
-            x = layer(x if i == 0 else F.relu(x))
-            features[i] = x
-        return [features[source] for source in sources]
+        x = self.first(masked_image)
+        for i in range(1, max(sources) + 1):
+            x = x.relu_() if not x.requires_grad and i - 1 not in features else F.relu(x)
+            x = self.layers[i](x)
+            if i in sources:
+                features[i] = x
+        return features
+
+    def first(self, masked_image: Tensor) -> Tensor:
+        """What the first layer makes: (N, in_channels, H, W) -> (N, first_channels, H, W)."""
+        out: Tensor = self.layers[0](masked_image)
+        return out
 
     def wanted(self) -> list[int]:
         """The layer that serves each level. Raises ValueError where the configuration has none."""
@@ -59,16 +72,59 @@ class ConditionEncoder(nn.Module):
         return sources
 
 
-def prepare_condition(
-    z: Tensor, image: Tensor | None, mask: Tensor | None, *, factor: int, channels: int, dtype: torch.dtype
-) -> tuple[Tensor | None, Tensor | None]:
-    """What the decoder takes, from what a caller gives: both (N or 1, C, H, W) in ``dtype``, or neither.
+class Condition:
+    """The known pixels of a batch, as :class:`~asymvae.model.decoder.Decoder` takes them, level by level.
 
-    ``image``: (N or 1, channels, H, W), floating, in [-1, 1], with H and W ``factor`` times those of ``z``.
-    ``mask``: (N or 1, 1 or 3, H, W) or (N or 1, H, W); bool, integer 0/1, or floating in [0, 1]; 1 is the hole.
-    Raises ValueError, with the remedy, for anything else.
+    Everything that depends on image and mask alone is made here, once.
+    """
+
+    def __init__(self, encoder: ConditionEncoder, image: Tensor, mask: Tensor, index: Tensor | None) -> None:
+        self._encoder = encoder
+        self._index = index
+        self._masked = (1 - mask) * image
+        self._features = encoder(self._masked)
+        self._known = 1 - (mask if index is None else mask[index])
+        self._sources = encoder.wanted()
+
+    def blend(self, level: int, x: Tensor) -> Tensor:
+        """``x`` (N, C, h, w) in the hole, the features of ``level`` outside it; ``x`` is given up."""
+        source = self._sources[level]
+        if source == 0:
+            feature = self._encoder.first(self._masked)
+        elif source in self._sources[level + 1 :]:
+            feature = self._features[source]
+        else:
+            feature = self._features.pop(source)
+        if self._index is not None:
+            feature = feature[self._index]
+        known = self._known
+        if known.shape[-2:] != x.shape[-2:]:
+            known = F.interpolate(known, size=x.shape[-2:], mode="nearest")
+        feature, known = feature.to(x.dtype), known.to(x.dtype)  # autocast makes them of another
+        # exact where the mask is 0 or 1
+        return torch.lerp(x, feature, known) if x.requires_grad or feature.requires_grad else x.lerp_(feature, known)
+
+
+def prepare_condition(
+    z: Tensor,
+    image: Tensor | None,
+    mask: Tensor | None,
+    index: Tensor | None = None,
+    *,
+    factor: int,
+    channels: int,
+    dtype: torch.dtype,
+) -> tuple[Tensor | None, Tensor | None]:
+    """What the decoder takes, from what a caller gives: both (M, C, H, W) in ``dtype``, or neither.
+
+    ``image``: (M, channels, H, W), floating, in [-1, 1], with H and W ``factor`` times those of ``z``.
+    ``mask``: (M, 1 or 3, H, W) or (M, H, W); bool, integer 0/1, or floating in [0, 1]; 1 is the hole.
+    M is N, the number of latents, or 1; with ``index``, (N,) int64, that says which row serves each latent, both have
+    the same M, any. Raises ValueError, with the remedy, for anything else; the index's values aren't looked at.
     """
     if image is None and mask is None:
+        if index is not None:
+            raise ValueError("decode got a condition_index without image and mask, whose rows it would choose from")
         return None, None
     if image is None:
         raise ValueError("decode got a mask without an image; give the image whose known pixels are to stay")
@@ -89,6 +145,13 @@ def prepare_condition(
         raise ValueError(
             f"mask is {_size(mask)} and image {_size(image)}; resize the mask to the image (nearest or maximum)"
         )
+    if index is not None:
+        if tuple(index.shape) != (z.shape[0],) or index.dtype != torch.int64 or mask.shape[0] != image.shape[0]:
+            raise ValueError(
+                f"condition_index is {tuple(index.shape)} {index.dtype} for {z.shape[0]} latents, {image.shape[0]} "
+                f"images and {mask.shape[0]} masks; give an int64 a latent, and as many masks as images"
+            )
+        return image.to(dtype), _zero_to_one(mask).to(dtype)
     for name, tensor in (("image", image), ("mask", mask)):
         if tensor.shape[0] not in (1, z.shape[0]):
             raise ValueError(

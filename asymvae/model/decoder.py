@@ -5,17 +5,19 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import GroupNorm, MiddleBlock, UpBlock, activation
-from .condition import ConditionEncoder
+from .blocks import MiddleBlock, UpBlock, activation
+from .condition import Condition, ConditionEncoder
 from .config import AutoencoderConfig
+from .convolution import Conv, convolve_normalised
+from .norm import GroupNorm
 
 
 class Decoder(nn.Module):
     """(N, latent_channels, h, w) -> (N, out_channels, h * factor, w * factor).
 
-    With ``image`` (N or 1, out_channels, H, W) and ``mask`` (N or 1, 1, H, W; 1 is the hole), both at the output's
-    size, the features outside the hole are replaced by those of ``(1 - mask) * image`` before each up block
-    and before the output layers.
+    With ``image`` (M, out_channels, H, W) and ``mask`` (M, 1, H, W; 1 is the hole), both at the output's size, the
+    features outside the hole are replaced by those of ``(1 - mask) * image`` before each up block and before the
+    output layers. M is N or 1, or any number where ``condition_index``, (N,) int64, says which row serves each latent.
     """
 
     def __init__(self, config: AutoencoderConfig) -> None:
@@ -24,7 +26,7 @@ class Decoder(nn.Module):
         groups, act = config.norm_num_groups, activation(config.act_fn)
         # modules are made in diffusers' order: optimisers number parameters by it
         last = len(channels) - 1
-        self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv(config.latent_channels, channels[0], 3, padding=1)
         self.up_blocks = nn.ModuleList(
             UpBlock(
                 channels[max(i - 1, 0)],
@@ -44,23 +46,24 @@ class Decoder(nn.Module):
             config.out_channels, first_channels=channels[-1], most_channels=channels[0], levels=levels
         )
         self.conv_norm_out = GroupNorm(groups, channels[-1])
-        self.conv_out = nn.Conv2d(channels[-1], config.out_channels, 3, padding=1)
+        self.conv_out = Conv(channels[-1], config.out_channels, 3, padding=1)
 
-    def forward(self, z: Tensor, image: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,
+        image: Tensor | None = None,
+        mask: Tensor | None = None,
+        condition_index: Tensor | None = None,
+    ) -> Tensor:
+        condition = None
+        if image is not None and mask is not None:
+            condition = Condition(self.condition_encoder, image, mask, condition_index)
         x = self.mid_block(self.conv_in(z))
-        if image is None or mask is None:
-            for block in self.up_blocks:
-                x = block(x)
-        else:
-            features = self.condition_encoder((1 - mask) * image)
-            for block in self.up_blocks:
-                x = block(_blend(x, features.pop(0), mask))
-            x = _blend(x, features.pop(0), mask)
-        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
-        return out
-
-
-def _blend(x: Tensor, known: Tensor, mask: Tensor) -> Tensor:
-    if mask.shape[-2:] != x.shape[-2:]:
-        mask = F.interpolate(mask, size=x.shape[-2:], mode="nearest")
-    return x * mask + known * (1 - mask)
+        for level, block in enumerate(self.up_blocks):
+            if condition is not None:
+                x = condition.blend(level, x)
+            x = block(x)
+        if condition is not None:
+            x = condition.blend(len(self.up_blocks), x)
+        # the last activation is SiLU whatever act_fn says, as in diffusers
+        return convolve_normalised(self.conv_out, self.conv_norm_out, F.silu, x)

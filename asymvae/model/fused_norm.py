@@ -51,14 +51,23 @@ def plan(pixels: int, channels: int) -> Plan:
 def available(x: Tensor) -> bool:
     """Whether these kernels can take ``x`` now: (N, C, H, W) channels_last, of one of the three dtypes, on a CUDA
     device of compute capability 8.0 or more, with triton there and gradients off (there is no backward pass)."""
+    return takes(x) and has_kernels(x.device, x.dtype)
+
+
+def takes(x: Tensor) -> bool:
+    """What ``available`` asks of one map, where ``has_kernels`` said yes to its device and dtype."""
+    return (
+        x.is_cuda and not torch.is_grad_enabled() and x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there are kernels for maps of ``dtype`` on ``device``."""
     return (
         _HAS_TRITON
-        and x.is_cuda
-        and not torch.is_grad_enabled()
-        and x.dtype in _DTYPES
-        and x.ndim == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and torch.cuda.get_device_properties(x.device).major >= 8
+        and device.type == "cuda"
+        and dtype in _DTYPES
+        and torch.cuda.get_device_properties(device).major >= 8
     )
 
 

@@ -19,14 +19,11 @@ from .config import AutoencoderConfig
 _NORM = 2  # a normalised map and its activation
 _RESNET_END = 3  # a resnet's first half, and _NORM; or its two halves and their sum
 _ATTENTION = 7  # normalised, copied for the linear layers, query, key, value, result, its projection
-_BLEND = 4  # the known features, both products, their sum
-_UNBLENDED = 1  # what was blended is held while the block that takes the blend runs
-_MASKS = 2  # the mask in the network's dtype, and 1 - mask
-_CONDITION = 3  # layers of full size and what ReLU makes of one
+_MASKS = 2  # the mask in the network's dtype, and 1 - mask; the masked image comes on top
 
 # In strips (asymvae.model.tiling), in widths of the finest block: what rests at full size, and what a strip takes.
 _RESTING = 2
-_ENCODED_STRIP, _DECODED_STRIP, _MASKED_STRIP = 3.3, 6.6, 9.7
+_ENCODED_STRIP, _DECODED_STRIP = 3.3, 6.6
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -66,28 +63,27 @@ def decode_bytes(
     strips of so many, None: whole."""
     channels = config.up_block_out_channels[::-1]
     last = len(channels) - 1
-    latent = height * width // config.decoder_factor**2
-    features = _features(config, height * width) if masked else [0] * (len(channels) + 1)
-    given = config.latent_channels * latent + (_MASKS * height * width if masked else 0)
-    peaks = [_middle(channels[0]) * latent + sum(features)]
-    if masked:
-        peaks.append(channels[0] * latent + _CONDITION * channels[-1] * height * width + sum(features))
+    area = height * width
+    latent = area // config.decoder_factor**2
+    given = config.latent_channels * latent
+    condition = _Condition(config, area) if masked else None
+    peaks = [_middle(channels[0]) * latent]
+    if condition is not None:
+        given += (config.out_channels + _MASKS) * area
+        peaks = [condition.made(), _middle(channels[0]) * latent + condition.waiting(0)]
     for i, made in enumerate(channels):
-        area = latent << (2 * i)
+        level = latent << (2 * i)
         entering = channels[max(i - 1, 0)]
-        waiting = sum(features[i + 1 :])
-        if masked:
-            peaks.append((1 + _BLEND) * entering * area + waiting)
-            waiting += _UNBLENDED * entering * area
-        peaks.append(_resnets(entering, made, config.layers_per_up_block + 1) * area + waiting)
+        waiting = 0 if condition is None else condition.waiting(i + 1)
+        if condition is not None:
+            peaks.append(entering * level + condition.waiting(i))  # blended in place
+        peaks.append(_resnets(entering, made, config.layers_per_up_block + 1) * level + waiting)
         if i < last:  # doubled, then convolved
-            peaks.append((entering + made) * area + 2 * made * 4 * area + waiting)
-    end = 1 + max(_NORM, _BLEND) if masked else 1 + _NORM
-    peaks.append(end * channels[-1] * height * width)
+            peaks.append((entering + made) * level + 2 * made * 4 * level + waiting)
+    peaks.append((1 + _NORM) * channels[-1] * area)
     if rows is not None:
-        strip = _MASKED_STRIP if masked else _DECODED_STRIP
-        peaks = [_in_strips(channels[-1], channels[max(last - 1, 0)], strip, height, width, rows)]
-        peaks.append(_middle(channels[0]) * latent + sum(features[:-2]))  # those of full size are made late
+        peaks = [_in_strips(channels[-1], channels[max(last - 1, 0)], _DECODED_STRIP, height, width, rows)]
+        peaks.append(_middle(channels[0]) * latent + (condition.reduced() if condition is not None else 0))
     return (max(peaks) + given) * dtype.itemsize
 
 
@@ -102,12 +98,34 @@ def _middle(channels: int) -> int:
     return (2 + _ATTENTION) * channels
 
 
-def _features(config: AutoencoderConfig, area: int) -> list[int]:
-    """Numbers in each known feature: what is blended in before each up block, and before the output."""
-    channels = config.up_block_out_channels[::-1]
-    last = len(channels) - 1
-    sizes = [channels[max(i - 1, 0)] * (area >> 2 * (last - i)) for i in range(len(channels))]
-    return [*sizes, channels[-1] * area]
+class _Condition:
+    """Numbers in what the condition encoder makes, by layer; its first layer's is made when it is blended in."""
+
+    def __init__(self, config: AutoencoderConfig, area: int) -> None:
+        channels = config.up_block_out_channels[::-1]
+        last = len(channels) - 1
+        first, most = channels[-1], channels[0]
+        made = [(min(first << i, most), max(i - 1, 0)) for i in range(4)] + [(most, 3)]  # channels, halvings
+        levels = [(channels[max(i - 1, 0)], last - i) for i in range(len(channels))] + [(channels[-1], 0)]
+        self._sizes = [width * (area >> 2 * halvings) for width, halvings in made]
+        # as condition.ConditionEncoder chooses them
+        self._sources = [max((i for i, layer in enumerate(made) if layer == level), default=0) for level in levels]
+
+    def made(self) -> int:
+        """The most while they are made: those that are kept, what ReLU makes of the last one, and the next."""
+        peaks = []
+        for i in range(1, max(self._sources) + 1):
+            kept = sum(self._sizes[j] for j in range(1, i) if j in self._sources)
+            peaks.append(kept + self._sizes[i - 1] + self._sizes[i])
+        return max(peaks, default=self._sizes[0])
+
+    def waiting(self, level: int) -> int:
+        """What is kept for this level and those after it."""
+        return sum(self._sizes[source] for source in set(self._sources[level:]) - {0})
+
+    def reduced(self) -> int:
+        """Those that are smaller than the image: in strips all others are made late."""
+        return sum(size for i, size in enumerate(self._sizes) if i > 1 and i in self._sources)
 
 
 def _in_strips(finest: int, entering: int, strip: float, height: int, width: int, rows: int) -> int:

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from .blocks import Activation, GroupNorm
+from .convolution import Activation, Conv, Upsample
+from .norm import GroupNorm, Moments, chunks
 
 Strips = Iterator[Tensor]
 
@@ -43,22 +44,36 @@ def windows(strips: Iterable[Tensor]) -> Iterator[Window]:
         yield ready.pop()  # nor does this frame keep it while it waits
 
 
-def convolve(conv: nn.Conv2d, strips: Iterable[Tensor]) -> Strips:
+def convolve(conv: Conv, strips: Iterable[Tensor]) -> Strips:
     """``conv`` over the map: 3x3 with padding 1, 4x4 with stride 2 and padding 1, or 3x3 with stride 2 as Downsample
     pads it, at the bottom and right only. Strips are even in height where the stride is 2.
     """
-    for above, strip, below in windows(strips):
-        zeros = torch.zeros_like(strip[:, :, :1])
-        rows = [strip, zeros if below is None else below]
+    for window in windows(strips):
         if conv.padding == (0, 0):
-            yield conv(F.pad(torch.cat(rows, dim=2), (0, 1)))
+            below = torch.zeros_like(window.strip[:, :, :1]) if window.below is None else window.below
+            yield conv(F.pad(torch.cat([window.strip, below], dim=2), (0, 1)))
         else:
-            yield convolve_rows(conv, torch.cat([zeros if above is None else above, *rows], dim=2))
+            yield convolve_rows(conv, _with_neighbours(window))
 
 
-def convolve_rows(conv: nn.Conv2d, rows: Tensor) -> Tensor:
+def convolve_rows(conv: Conv, rows: Tensor) -> Tensor:
     """``conv`` over rows that come with their neighbours (or zeros): only the sides are padded."""
+    if conv.form is not None and conv.form.suits(rows):
+        out: Tensor = conv.form(rows, conv.bias, halo=True)
+        return out
     return F.conv2d(rows, conv.weight, conv.bias, stride=conv.stride, padding=(0, 1))
+
+
+def upsample(upsampler: Upsample, strips: Iterable[Tensor]) -> Strips:
+    """``upsampler`` over the map."""
+    for window in windows(strips):
+        yield upsampler(_with_neighbours(window), halo=True)
+
+
+def _with_neighbours(window: Window) -> Tensor:
+    zeros = torch.zeros_like(window.strip[:, :, :1])
+    above, below = (zeros if row is None else row for row in (window.above, window.below))
+    return torch.cat([above, window.strip, below], dim=2)
 
 
 class Held:
@@ -118,68 +133,8 @@ class Held:
                 elif piece.dtype == scale.dtype:
                     torch.addcmul(shift, piece, scale, out=place)
                 else:  # half precision is normalised in single, and rounded once
-                    for source, target in zip(_chunks(piece), _chunks(place), strict=True):
+                    for source, target in zip(chunks(piece), chunks(place), strict=True):
                         target.copy_(torch.addcmul(shift, source.to(scale.dtype), scale))
             rows = act(rows)
             yield strip, rows
             del strip, rows  # before the next are made
-
-
-class Moments:
-    """Mean and variance of each group over all strips, in float64, as exact as a norm of the whole map in two passes.
-
-    A strip is centred on its own mean before its squares are summed; strips are merged by the formula of Chan, Golub
-    and LeVeque (1979). Rows are summed in float32 (float64 for float64), as :class:`asymvae.model.blocks.GroupNorm`
-    does.
-    """
-
-    def __init__(self, groups: int) -> None:
-        self.groups = groups
-        self._count = 0
-        self._mean: Tensor | None = None  # (N, groups)
-        self._squares: Tensor | None = None  # (N, groups): summed squares of the distance from the mean
-
-    def add(self, strip: Tensor) -> None:
-        for chunk in _chunks(strip):
-            self._add(chunk)
-
-    def _add(self, strip: Tensor) -> None:
-        batch, channels, height, width = strip.shape
-        grouped = (batch, height, self.groups, channels // self.groups)
-        pixels = strip.to(_accurate(strip.dtype)).permute(0, 2, 3, 1)
-        count = height * width * grouped[-1]
-        mean = pixels.sum(dim=2).double().reshape(grouped).sum(dim=(1, 3)) / count
-        centred = pixels - _per_channel(mean, channels).to(pixels.dtype).view(batch, 1, 1, channels)
-        squares = centred.mul_(centred).sum(dim=2).double().reshape(grouped).sum(dim=(1, 3))
-        if self._mean is None or self._squares is None:
-            self._count, self._mean, self._squares = count, mean, squares
-            return
-        total = self._count + count
-        step = mean - self._mean
-        self._squares = self._squares + squares + step.square() * (self._count * count / total)
-        self._mean = self._mean + step * (count / total)
-        self._count = total
-
-    def affine(self, norm: GroupNorm) -> tuple[Tensor, Tensor]:
-        """Scale and shift, (N, C, 1, 1), that normalise and apply the norm's weight and bias: float32 or float64."""
-        if self._mean is None or self._squares is None:
-            raise ValueError("no strip came in")
-        deviation = torch.rsqrt(self._squares / self._count + norm.eps)
-        scale = _per_channel(deviation, norm.num_channels) * norm.weight.double()
-        shift = norm.bias.double() - _per_channel(self._mean, norm.num_channels) * scale
-        dtype = _accurate(norm.weight.dtype)
-        return scale.to(dtype)[:, :, None, None], shift.to(dtype)[:, :, None, None]
-
-
-def _chunks(strip: Tensor) -> tuple[Tensor, ...]:
-    """Of half precision a quarter at a time, so that what is made of it in float32 is no larger than the strip."""
-    parts = 1 if strip.dtype == _accurate(strip.dtype) else 4
-    return torch.split(strip, -(-strip.shape[2] // parts), dim=2)
-
-
-def _accurate(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype == torch.float64 else torch.float32
-
-
-def _per_channel(by_group: Tensor, channels: int) -> Tensor:
-    return by_group.repeat_interleave(channels // by_group.shape[1], dim=1)  # (N, C)

@@ -31,11 +31,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .blocks import Attention, MiddleBlock, ResnetBlock, double
+from .blocks import Attention, MiddleBlock, ResnetBlock
 from .condition import ConditionEncoder
 from .decoder import Decoder
 from .encoder import Encoder
-from .strips import Held, Strips, convolve, convolve_rows, split
+from .strips import Held, Strips, convolve, convolve_rows, split, upsample
 
 # Of the image. With small widths on two cores 2^15 and 2^16 take the least time, 0.8 of the untiled, and 2^18 0.9 to 1;
 # a GPU, which is not measured yet, wants fewer and larger operations.
@@ -87,7 +87,7 @@ def decode(
             strips = condition.blend(level, strips)
         strips = _resnets(block.resnets, strips, offload)
         for sampler in block.upsamplers or ():
-            strips = convolve(sampler.conv, map(double, strips))
+            strips = upsample(sampler, strips)
     if condition is not None:
         strips = condition.blend(len(decoder.up_blocks), strips)
     norm, conv = decoder.conv_norm_out, decoder.conv_out
