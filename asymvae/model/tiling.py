@@ -11,8 +11,8 @@ the encoder, and the last of the decoder. Bytes a pixel of the image, for 2-byte
 
                              in strips      untiled, for comparison
     encode                   512 + 830 s    1280
-    decode, x-1-5            768 + 2500 s   2304   (x-2: 4/3 of both)
-      with image and mask    768 + 3710 s   4226
+    decode, x-1-5            768 + 2400 s   2304   (x-2: 4/3 of both)
+      with image and mask    768 + 2400 s   2896
 
 where s is a strip's share of the image's height. Weights aren't in it, nor what an operation takes for itself.
 

@@ -19,7 +19,10 @@ class Decode:
         # The masked image, not the image: what lies in the hole must not reach the network by any path.
         latents = batch.z / self.model.config.scaling_factor
         # A bool mask, whose values need no check: a check reads them on the host, and waits for the device.
-        batch.decoded = self.model.decode(latents, image=batch.masked_image, mask=batch.mask > 0).sample
+        samples = batch.distinct()  # variants have one condition
+        batch.decoded = self.model.decode(
+            latents, image=samples.masked_image, mask=samples.mask > 0, condition_index=batch.rows
+        ).sample
         finite = torch.isfinite(batch.decoded).flatten(1).all(dim=1)
         batch.failed.append((Fault("non_finite"), torch.logical_not(finite)))
         return batch

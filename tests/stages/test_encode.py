@@ -13,6 +13,7 @@ from asymvae.inpaint.base import load_inpainter
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.pipeline.device import Device
 from asymvae.pipeline.kinds.inpaint import InpaintKind
+from asymvae.stages.decode import Decode
 from asymvae.stages.encode import Encode
 from tests.tiny import box_mask, job, picture, tiny_model
 
@@ -70,6 +71,23 @@ def test_variants_are_encoded_once_and_get_what_each_alone_would(method: str) ->
     assert torch.equal(shared.latents[need], alone.latents[need][rows])
     assert torch.equal(shared.posteriors[need].parameters, alone.posteriors[need].parameters[rows])
     assert [bad.shape for _, bad in shared.failed] == [(8,)] * len(alone.failed)
+
+
+@torch.inference_mode()
+def test_variants_share_the_condition_and_decode_as_each_alone_would() -> None:
+    model = tiny_model()
+    sizes: list[int] = []
+    encoder = model.decoder.condition_encoder
+    encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0]))
+    batch = Encode(model, load_inpainter(InpaintSettings(method="none")))(batch_of(0, 0, 1, 1, 1, size=8))
+    batch.z = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    shared = Decode(model)(batch).decoded
+    assert sizes == [2]
+    batch.rows = batch.firsts = None
+    plain = Decode(model)(batch).decoded
+    assert sizes == [2, 8]
+    assert shared is not None
+    torch.testing.assert_close(shared, plain, atol=1e-5, rtol=0)
 
 
 def test_a_sample_that_fails_in_encode_fails_in_all_its_variants_alone() -> None:
