@@ -3,9 +3,9 @@
 Counted are the tensors that are alive together as this folder's code runs eagerly: a block's input lives until the
 block returns, a norm's result until its activation is made, and so on; the most along the way is the peak. Faster forms
 (fused, compiled) make fewer tensors: for them it is a bound. What an operation takes for itself isn't in it (on a CPU
-oneDNN copies what isn't channels_last: a third more, where small widths were measured), nor the image, the mask and the
-latent that are given. A batch takes its size times as much. The tests hold this to what is alive on torch's meta
-device: never below it, and at most a tenth above for the published configurations.
+oneDNN copies what isn't channels_last: a third more, where small widths were measured), nor what is given, but for its
+copy in the network's dtype and memory format. A batch takes its size times as much. The tests hold this to what is
+alive on torch's meta device: never below it, and at most a tenth above for the published configurations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .config import AutoencoderConfig
 _NORM = 2  # a normalised map and its activation
 _RESNET_END = 3  # a resnet's first half, and _NORM; or its two halves and their sum
 _ATTENTION = 7  # normalised, copied for the linear layers, query, key, value, result, its projection
-_MASKS = 2  # the mask in the network's dtype, and 1 - mask; the masked image comes on top
+_MASKS = 2  # the mask in the network's dtype, and 1 - mask
 
 # In strips (asymvae.model.tiling), in widths of the finest block: what rests at full size, and what a strip takes.
 _RESTING = 2
@@ -47,7 +47,7 @@ def encode_bytes(
     if rows is not None:
         peaks = [_in_strips(channels[0], channels[0], _ENCODED_STRIP, height, width, rows)]
     peaks.append(_middle(channels[-1]) * (height * width // config.encoder_factor**2))
-    return max(peaks) * dtype.itemsize
+    return (max(peaks) + config.in_channels * height * width) * dtype.itemsize
 
 
 def decode_bytes(
@@ -69,7 +69,7 @@ def decode_bytes(
     condition = _Condition(config, area) if masked else None
     peaks = [_middle(channels[0]) * latent]
     if condition is not None:
-        given += (config.out_channels + _MASKS) * area
+        given += (2 * config.out_channels + _MASKS) * area  # the image, and masked
         peaks = [condition.made(), _middle(channels[0]) * latent + condition.waiting(0)]
     for i, made in enumerate(channels):
         level = latent << (2 * i)

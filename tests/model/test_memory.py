@@ -59,7 +59,7 @@ def peak(call: Callable[[], object]) -> int:
 @pytest.mark.parametrize("name", [*PUBLISHED, *CONFIGS])
 def test_the_formula_is_what_is_alive_at_the_peak(name: str, dtype: torch.dtype) -> None:
     model = on_meta(name, dtype)
-    most = 1.1 if name in PUBLISHED else 1.2
+    most = 1.1 if name in PUBLISHED else 1.35  # three channels in, of eight
     for height, width in ((64, 64), (256, 512), (1024, 1024)):
         said = formula(model, height, width)
         for part, call in calls(model, height, width).items():
@@ -73,7 +73,7 @@ def test_the_formula_of_strips(name: str) -> None:
         model.enable_tiling(rows)
         said = formula(model, 512, 256, rows)
         for part, call in calls(model, 512, 256).items():
-            most = 1.1 if name in PUBLISHED else 1.35
+            most = 1.1 if name in PUBLISHED else 1.6  # of a few channels each, where the latent weighs more
             assert 1 <= said[part] / peak(call) <= most, (part, rows)
 
 
