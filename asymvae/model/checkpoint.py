@@ -4,6 +4,8 @@ A checkpoint is ``config.json`` and, with an optional variant, the weights:
 ``diffusion_pytorch_model[.variant].safetensors``, or shards of it with
 ``diffusion_pytorch_model.safetensors.index[.variant].json``; else the same with ``.bin``. A ``.bin`` is read by
 torch's restricted unpickler (``weights_only=True``), which builds tensors and nothing else.
+
+What reads and writes them is imported when it is called: the network itself runs where torch alone is installed.
 """
 
 from __future__ import annotations
@@ -18,15 +20,13 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import fsspec
-import huggingface_hub
-import safetensors.torch
 import torch
-from fsspec.implementations.local import LocalFileSystem
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
 CLASS_NAME: Final = "AsymmetricAutoencoderKL"
 CONFIG_FILE: Final = "config.json"
@@ -55,6 +55,8 @@ class Checkpoint:
         self._filesystem: Any = None
         self._unreachable: LocalEntryNotFoundError | None = None
         if "://" in self._path or os.path.isdir(self._path):
+            import fsspec
+
             self._filesystem, self._root = fsspec.core.url_to_fs(self._path)
             if revision is not None:
                 raise ValueError(f"revision={revision!r} was given, but {self} is no hub id; leave it out")
@@ -109,6 +111,8 @@ class Checkpoint:
         if file is None:
             raise self._not_found(name)
         if name.endswith(".safetensors"):
+            import safetensors.torch
+
             # clones: the file may be written again, or its copy removed, while the model lives
             for key, tensor in safetensors.torch.load_file(file).items():
                 yield key, tensor.clone()
@@ -119,25 +123,29 @@ class Checkpoint:
     def find(self, name: str) -> str | None:
         """A local path of the checkpoint's file ``name``, until this context ends; None where it has no such file."""
         if self._filesystem is None:
-            try:
-                return str(
-                    huggingface_hub.hf_hub_download(
-                        self._path, name, subfolder=self._subfolder, revision=self._revision
-                    )
-                )
-            except LocalEntryNotFoundError as error:  # offline and not in the cache: another name may be
-                self._unreachable = error
-                return None
-            except EntryNotFoundError:
-                return None
+            return self._download(name)
         file = "/".join(part for part in (self._root.rstrip("/"), self._subfolder, name) if part)
         if not self._filesystem.isfile(file):
             return None
-        if isinstance(self._filesystem, LocalFileSystem):
+        if _is_local(self._filesystem):
             return file
         copy = os.path.join(self._files.enter_context(tempfile.TemporaryDirectory()), name)
         self._filesystem.get_file(file, copy)
         return copy
+
+    def _download(self, name: str) -> str | None:
+        import huggingface_hub
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        try:
+            return str(
+                huggingface_hub.hf_hub_download(self._path, name, subfolder=self._subfolder, revision=self._revision)
+            )
+        except LocalEntryNotFoundError as error:  # offline and not in the cache: another name may be
+            self._unreachable = error
+            return None
+        except EntryNotFoundError:
+            return None
 
     def _not_found(self, names: str) -> FileNotFoundError:
         if self._unreachable is not None:
@@ -223,6 +231,10 @@ def write(
 
     Each file appears whole or not at all, the index of shards last but for the configuration.
     """
+    import fsspec
+    import huggingface_hub
+    import safetensors.torch
+
     filesystem, root = fsspec.core.url_to_fs(os.fspath(url))
     filesystem.makedirs(root, exist_ok=True)
     index, single = weight_files("safetensors", variant)
@@ -231,7 +243,7 @@ def write(
         filename_pattern=single.replace(".safetensors", "{suffix}.safetensors"),
         max_shard_size=max_shard_size,
     )
-    with tempfile.TemporaryDirectory(dir=root if isinstance(filesystem, LocalFileSystem) else None) as folder:
+    with tempfile.TemporaryDirectory(dir=root if _is_local(filesystem) else None) as folder:
         names = []
         for name, keys in split.filename_to_tensors.items():
             tensors = {key: state[key].detach().cpu().contiguous() for key in keys}
@@ -246,7 +258,7 @@ def write(
             shutil.copymode(os.path.join(folder, CONFIG_FILE), os.path.join(folder, name))
         for name in [*names, CONFIG_FILE]:
             file = os.path.join(folder, name)
-            if isinstance(filesystem, LocalFileSystem):
+            if _is_local(filesystem):
                 os.replace(file, os.path.join(root, name))
             else:
                 filesystem.put_file(file, f"{root.rstrip('/')}/{name}")
@@ -256,6 +268,12 @@ def write(
         name = str(file).rsplit("/", 1)[-1]
         if ours.fullmatch(name) and name not in names:
             filesystem.rm_file(file)
+
+
+def _is_local(filesystem: Any) -> bool:
+    from fsspec.implementations.local import LocalFileSystem
+
+    return isinstance(filesystem, LocalFileSystem)
 
 
 def _write_json(file: str, content: Any) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +299,21 @@ def test_the_loaded_model_computes_what_the_saved_one_does(model: AsymmetricAuto
     with torch.no_grad():
         expected = model(image).sample
         assert torch.equal(AsymmetricAutoencoderKL.from_pretrained(folder)(image).sample, expected)
+
+
+def test_the_network_runs_where_torch_alone_is_installed() -> None:
+    """And triton, which its CUDA builds bring. Only reading and writing checkpoints needs more."""
+    code = """
+import sys
+ours = ("fsspec", "huggingface_hub", "safetensors", "pydantic", "pydantic_settings", "yaml", "numpy", "diffusers")
+for name in ours:
+    sys.modules[name] = None
+import torch
+from asymvae.model import AsymmetricAutoencoderKL
+model = AsymmetricAutoencoderKL(up_block_out_channels=(8,), down_block_out_channels=(8,), norm_num_groups=4).optimize()
+with torch.inference_mode():
+    image = torch.zeros(1, 3, 16, 16)
+    print(tuple(model(image, mask=image[:, :1]).sample.shape))
+"""
+    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout.strip() == "(1, 3, 16, 16)", ran.stderr
