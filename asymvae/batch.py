@@ -150,6 +150,14 @@ def normalised(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(127.5).sub_(1)
 
 
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array there; the copy to a GPU runs beside what the host does next."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def collate(items: list[Item], size: int, device: torch.device, dtype: torch.dtype) -> Batch:
     """Stack ``items`` into a batch of ``size`` >= len(items), repeating the last one, and carry it to ``device``.
 
@@ -159,10 +167,7 @@ def collate(items: list[Item], size: int, device: torch.device, dtype: torch.dty
     height, width = items[0].mask.shape
 
     def carry(array: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(device, non_blocking=True)
+        return to_device(array, device)
 
     valid = np.zeros((size, 1, height, width), np.uint8)
     for row, item in enumerate(padded):

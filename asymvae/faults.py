@@ -55,7 +55,10 @@ FAULTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "override_out_of_range": ("prepare", "the json's '{field}' is not {range}"),
     "missing_prompt": ("prepare", "the sample has no prompt, and inpaint.diffusion.prompt asks for it"),
+    "image_too_small": ("prepare", "the image is {width}x{height}, which covers no bucket"),
     # a sample, on the device and after
+    "latents_non_finite": ("encode", "the encoder's output has values that are not finite"),
+    "latents_overflow": ("encode", "the encoder's output has values beyond what {dtype} can hold"),
     "fill_not_converged": ("inpaint", "the fill did not reach its tolerance within {iterations} iterations"),
     "non_finite": ("decode", "the network's output has values that are not finite"),
     "out_of_memory": ("device", "the image's {width}x{height} pixels don't fit the device's memory, even alone"),
@@ -76,7 +79,7 @@ class Fault:
 
     @property
     def stage(self) -> str:
-        """read | prepare | inpaint | decode | device (any step on it) | finish"""
+        """read | prepare | encode | inpaint | decode | device (any step on it) | finish"""
         return FAULTS[self.code][0]
 
     @property

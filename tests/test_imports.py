@@ -20,12 +20,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": {"faults"},
     "faults": set(),
     "config": set(),
+    "config_latents": {"config"},
     "fingerprint": {"config"},
     "batch": {"model", "faults"},
     "to_diffusers": {"model"},
     "inpaint": {"model", "batch", "config", "faults"},
-    "stages": {"inpaint", "model", "media", "batch", "config", "faults", "fingerprint"},
-    "pipeline": {"stages", "inpaint", "model", "media", "storage", "batch", "config", "faults", "fingerprint"},
+    "stages": {"inpaint", "model", "media", "batch", "config", "config_latents", "faults", "fingerprint"},
+    "pipeline": {
+        *("stages", "inpaint", "model", "media", "storage", "batch", "config", "config_latents", "faults"),
+        "fingerprint",
+    },
     "tables": set(),
     "training": {
         "tables",
@@ -56,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "report",
         ),
     },
-    "jobs": {"benchmark", "pipeline", "training", "report", "storage", "config", "faults"},
+    "jobs": {"benchmark", "pipeline", "training", "report", "storage", "config", "config_latents", "faults"},
 }
 IMPORT_RAY = {
     "asymvae/pipeline/worker.py",
@@ -64,7 +68,7 @@ IMPORT_RAY = {
     "asymvae/pipeline/progress.py",
     "jobs/submit.py",
 }
-WITHOUT_TORCH = {"media", "storage", "faults", "config", "fingerprint", "report", "jobs"}
+WITHOUT_TORCH = {"media", "storage", "faults", "config", "config_latents", "fingerprint", "report", "jobs"}
 
 
 def room_of(module: str) -> str:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from asymvae.media.buckets import bucket_sizes
 from asymvae.media.mask import reduce_maximum
 
 Box = tuple[int, int, int, int]
@@ -144,13 +145,7 @@ def _place_in_bucket(height: int, width: int, max_side: int, step: int) -> Place
 
 @lru_cache(maxsize=8)
 def _buckets(max_side: int, step: int) -> list[tuple[int, int]]:
-    area = max(max_side, step) ** 2
-    shapes = []
-    for height in range(step, area // step + 1, step):
-        width = area // height // step * step
-        if max(height, width) <= _WIDEST * min(height, width):
-            shapes.append((height, width))
-    return shapes
+    return bucket_sizes(max_side, step, _WIDEST)
 
 
 def _resize(pixels: NDArray[np.uint8], size: tuple[int, int], how: int) -> NDArray[np.uint8]:

@@ -72,6 +72,7 @@ class Raster:
     icc: bytes | None
     orientation: int
     bit_depth_reduced: bool
+    whole: tuple[int, int] | None = None  # (height, width) as stored, of an image that was decoded smaller
 
 
 def read_size(data: bytes) -> tuple[int, int] | Fault:
@@ -83,8 +84,21 @@ def read_size(data: bytes) -> tuple[int, int] | Fault:
     return opened if isinstance(opened, Fault) else (opened.height, opened.width)
 
 
-def read_raster(data: bytes, *, max_pixels: int) -> Raster | Fault:
-    """Decode the first frame. Whatever is cut off or damaged is a fault, not a partial picture.
+def read_shown(data: bytes) -> tuple[tuple[int, int], bool] | Fault:
+    """((height, width) after EXIF orientation, whether ``read_raster`` can reduce it), from the header alone."""
+    size = webp_size(data)
+    opened = _open(data)
+    if isinstance(opened, Fault):
+        return opened
+    height, width = size or (opened.height, opened.width)
+    # Of a PNG Pillow would decode the pixels, to look for EXIF behind them.
+    turned = isinstance(opened, JpegImageFile) and _orientation(opened) >= 5
+    return ((width, height) if turned else (height, width)), isinstance(opened, JpegImageFile)
+
+
+def read_raster(data: bytes, *, max_pixels: int, times: int = 1) -> Raster | Fault:
+    """Decode the first frame. Whatever is cut off or damaged is a fault, not a partial picture. ``times``: see
+    :func:`asymvae.media.image.decode_image`.
 
     A cut is recognised at any place, in the end marks of PNG, GIF, WebP and AVIF too.
     Faults: image_empty, image_undecodable, image_truncated, image_too_large, image_unsupported.
@@ -108,7 +122,7 @@ def read_raster(data: bytes, *, max_pixels: int) -> Raster | Fault:
         return _FAULTS[damage]
     try:
         if isinstance(picture, JpegImageFile):
-            return _read_jpeg(data, picture)
+            return _read_jpeg(data, picture, times)
         if isinstance(picture, PngImageFile):
             return _read_png(data, picture)
         if isinstance(picture, TiffImagePlugin.TiffImageFile):
@@ -168,11 +182,18 @@ def _fault_of(error: Exception) -> Fault:
     return Fault("image_truncated" if cut else "image_undecodable")
 
 
-def _read_jpeg(data: bytes, picture: JpegImageFile) -> Raster | Fault:
+def _read_jpeg(data: bytes, picture: JpegImageFile, times: int) -> Raster | Fault:
     space: Space = "RGB" if picture.mode == "RGB" else "CMYK" if picture.mode == "CMYK" else "L"
+    orientation = _orientation(picture)
+    if orientation != 1 and (picture.height % times or picture.width % times):
+        times = 1  # the rounded-up edge would come to lie at the top or the left, and shift the picture
     try:
         # Strict: libjpeg makes grey of what is missing and only warns of it; Pillow ignores the warning.
-        channels = simplejpeg.decode_jpeg(data, "GRAY" if space == "L" else space)
+        # The least that is asked for is what the fraction gives, so libjpeg takes just that fraction.
+        least = (-(-picture.height // times), -(-picture.width // times)) if times > 1 else (0, 0)
+        channels = simplejpeg.decode_jpeg(
+            data, "GRAY" if space == "L" else space, min_height=least[0], min_width=least[1]
+        )
         if space == "CMYK":
             channels = 255 - channels  # Adobe stores ink inverted; Pillow takes all for Adobe's, and so do we
     except ValueError as error:
@@ -184,7 +205,9 @@ def _read_jpeg(data: bytes, picture: JpegImageFile) -> Raster | Fault:
         # Warnings that cost no pixel (bytes between markers), and what TurboJPEG doesn't know.
         picture.load()
         channels = np.asarray(picture).reshape(picture.height, picture.width, -1)
-    return Raster(channels, None, space, picture.info.get("icc_profile"), _orientation(picture), False)
+    stored = (picture.height, picture.width)
+    whole = None if channels.shape[:2] == stored else stored
+    return Raster(channels, None, space, picture.info.get("icc_profile"), orientation, False, whole)
 
 
 def _read_png(data: bytes, picture: PngImageFile) -> Raster | Fault:

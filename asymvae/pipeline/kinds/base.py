@@ -114,7 +114,7 @@ class Kind(ABC, Generic[Job]):
 
     @property
     def brings(self) -> str:
-        """The setting that names what :meth:`digest` reads."""
+        """The setting that :meth:`check_model` and :meth:`digest` judge."""
         return "model.path"
 
     @classmethod

@@ -1,0 +1,121 @@
+"""What the jobs over shards have in common on the command line: flags, the run, and what is said of it."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from asymvae.config import ShardJob
+from asymvae.faults import FAULTS
+from asymvae.pipeline.executor import Executor, LocalExecutor, RayExecutor
+from asymvae.pipeline.job import JobResult, run_job
+from asymvae.pipeline.plan import ConfigurationError, Plan, make_plan
+from asymvae.storage.filesystem import redact
+from jobs.arguments import fail, nearest, parse
+
+_EPILOG = """\
+examples:
+  python -m jobs.{name} --config configs/{config}
+  python -m jobs.{name} --config configs/{config} --workers.max=8{example}
+  python -m jobs.{name} --config configs/{config} --dry-run
+  python -m jobs.{name} --config configs/{config} --retry-errors=url_not_found,image_truncated
+  python -m jobs.{name} --config configs/{config} --executor=local --workers.gpus=0     (no Ray, no GPU)
+
+exit codes:
+  0  every shard is committed
+  1  some are not (they are named), or more samples were bad than max_error_fraction allows
+  2  the configuration is wrong; nothing was started
+  130  interrupted (Ctrl-C); the same command goes on where it ended
+"""
+
+
+def run(
+    settings: type[ShardJob], arguments: Sequence[str], *, name: str, description: str, config: str, example: str
+) -> int:
+    """The exit code of ``python -m jobs.<name>``. ``example``: a flag of its own, for the help; ``config``: a file."""
+    flags = argparse.ArgumentParser(
+        prog=f"python -m jobs.{name}",
+        usage="%(prog)s --config FILE [--name.of.setting=value ...] [--dry-run] [--retry-errors[=CODES]]",
+        description=description,
+        epilog=_EPILOG.format(name=name, config=config, example=f" {example}"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    flags.add_argument("--dry-run", action="store_true", help="print the plan, start and write nothing")
+    flags.add_argument(
+        "--retry-errors",
+        nargs="?",
+        const="",
+        metavar="CODES",
+        help="also redo committed shards that hold error rows (of these codes, with commas between)",
+    )
+    job, flag = parse(settings, flags, arguments)
+    retry = None if flag.retry_errors is None else _codes(flag.retry_errors)
+    executor: Executor = RayExecutor() if job.executor == "ray" else LocalExecutor()
+    try:
+        if flag.dry_run:
+            _print_plan(make_plan(job, retry))
+            return 0
+        result = run_job(job, executor, retry_errors=retry)
+    except ConfigurationError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted: what is committed stays, and the same command goes on from there", file=sys.stderr)
+        return 128 + signal.SIGINT
+    _print_result(result)
+    return result.exit_code
+
+
+def _codes(listed: str) -> frozenset[str]:
+    codes = frozenset(filter(None, map(str.strip, listed.split(","))))
+    for code in sorted(codes - FAULTS.keys()):
+        fail(f"--retry-errors: no error has the code {code}" + nearest(code, FAULTS))
+    return codes
+
+
+def _print_plan(plan: Plan) -> None:
+    job = plan.recipe.job
+    size = sum(shard.size for shard in plan.left)
+    print(f"{len(plan.shards)} shards, {len(plan.shards) - len(plan.left)} of them committed already")
+    print(f"{len(plan.left)} to do, {size / 2**20:.1f} MiB, into {redact(job.output.url)}")
+    for shard in plan.left[:10]:
+        print(f"  {shard.name}  {shard.size / 2**20:.1f} MiB")
+    if len(plan.left) > 10:
+        print(f"  and {len(plan.left) - 10} more")
+    workers = job.workers
+    print(
+        f"{workers.min} to {workers.max} actors, each with {workers.gpus:g} GPUs and {workers.cpu_threads} CPUs, "
+        f"{job.model.dtype}, batches of {workers.batch_size}"
+    )
+    print(f"fingerprint {plan.recipe.fingerprint}, weights {plan.recipe.weights_sha256[:12]}")
+
+
+def _print_result(result: JobResult) -> None:
+    audit = result.audit
+    assert audit is not None
+    out = redact(result.plan.recipe.job.output.url)
+    rate = result.samples / result.seconds if result.seconds else 0.0
+    print(f"{result.samples} samples in {result.seconds:.1f} s ({rate:.2f}/s) in this run")
+    print(
+        f"{out}: {audit.shards} shards committed, {audit.samples} samples = "
+        f"{audit.results} results + {audit.errors} errors, of {audit.planned} planned"
+    )
+    if audit.errors_by_code:
+        print("errors by code: " + ", ".join(f"{code} {count}" for code, count in audit.errors_by_code.most_common()))
+    if audit.incomplete:
+        print(f"{audit.incomplete} shards have a fault of their own (a cut tar); see errors/ with a null index")
+    if audit.degraded:
+        print(
+            f"{audit.degraded} shards are degraded: a batch didn't fit the device's memory and was run in parts, so "
+            "their bytes may differ in another run, by rounding"
+        )
+    for name, reason in result.failed.items():
+        print(f"failed: shard {name}: {reason}", file=sys.stderr)
+    for kind in ("missing", "broken", "orphaned", "failed"):
+        for line in getattr(audit, kind):
+            if kind == "failed" and line.partition(":")[0] in result.failed:
+                continue  # just said
+            print(f"{kind}: {line}", file=sys.stderr)
+    if result.stopped:
+        print(f"error: {result.stopped}", file=sys.stderr)
