@@ -12,7 +12,7 @@ Side = Annotated[int, Field(ge=8, multiple_of=8)]
 Count = Annotated[int, Field(ge=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Layout = Literal["contiguous", "channels_last"]
-Maker = Literal["ours", "diffusers"]
+Maker = Literal["ours", "plain", "diffusers"]
 
 
 class NetworkSettings(Section):
@@ -54,16 +54,14 @@ class ModelBenchmark(JobSettings):
         ("auto",), "auto: bfloat16 on a GPU, float32 on a CPU", "no", min_length=1
     )
     layouts: Annotated[tuple[Layout, ...], *AS_TEXT] = setting(
-        ("contiguous", "channels_last"), "memory formats of weights and images", "no", min_length=1
+        ("contiguous", "channels_last"), "memory formats of diffusers' weights and images; ours has its own", "no"
     )
+    plain: bool = setting(False, "ours without optimize() as well, in the same memory formats as diffusers'", "no")
     compiled: Annotated[tuple[Maker, ...], *AS_TEXT] = setting(
-        (), "whose is measured under torch.compile as well: ours, diffusers or both", "no"
+        (), "whose is measured compiled as well, with commas between", "no"
     )
-    against_dtype: Literal["same", "float32", "bfloat16", "float16"] = setting(
-        "same", "diffusers' dtype; same as ours, or one for all comparisons", "no"
-    )
-    against_layout: Literal["same", "contiguous", "channels_last"] = setting(
-        "same", "diffusers' memory format; same as ours, or one for all comparisons", "no"
+    against: Annotated[tuple[Literal["same", Dtype], ...], *AS_TEXT] = setting(
+        ("same",), "diffusers' dtypes; same: as ours", "no"
     )
     pairs: int = setting(5, "rounds; each times every contender once", "no", ge=1)
     least_seconds: float = setting(0.2, "a timing repeats its call until it lasts as long", "no", gt=0)

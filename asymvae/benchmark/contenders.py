@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asymvae.model import PUBLISHED, AsymmetricAutoencoderKL, AutoencoderConfig
 
-Maker = Literal["ours", "diffusers"]
+Maker = Literal["ours", "plain", "diffusers"]
 
 # That of configs/train-demo.yaml: the checkpoint that comes with the project.
 DEMO: Final[dict[str, Any]] = PUBLISHED["x-1-5"] | {
@@ -23,11 +23,17 @@ DEMO: Final[dict[str, Any]] = PUBLISHED["x-1-5"] | {
 }
 NETWORKS: Final = PUBLISHED | {"demo": DEMO}
 LAYOUTS: Final = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+OURS_LIES: Final = "channels_last"  # the memory format that model.optimize() chooses
+_NAMES: Final = {"ours": "ours", "plain": "ours, plain", "diffusers": "diffusers"}
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A network as it is run: whose, in which dtype and memory format, and whether under ``torch.compile``."""
+    """A network as it is run: whose, in which dtype and memory format, and whether compiled.
+
+    ``ours`` is the network after ``model.optimize()``, as jobs run it, and compiled by ``model.compile_for``; ``plain``
+    is ours without, and like diffusers' compiled by ``torch.compile``.
+    """
 
     maker: Maker
     dtype: str
@@ -35,7 +41,7 @@ class Way:
     compiled: bool = False
 
     def __str__(self) -> str:
-        return f"{self.maker}, compiled" if self.compiled else self.maker
+        return f"{_NAMES[self.maker]}, compiled" if self.compiled else _NAMES[self.maker]
 
     def cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(getattr(torch, self.dtype)).contiguous(memory_format=LAYOUTS[self.layout])
@@ -43,16 +49,17 @@ class Way:
 
 @dataclass(frozen=True)
 class Network:
-    """What every contender is given: a configuration, and weights on the CPU."""
+    """What every contender is given: a configuration, and weights, on whatever device."""
 
     name: str
     config: AutoencoderConfig
     state: Mapping[str, Tensor]
 
     @classmethod
-    def random(cls, name: str, seed: int = 0) -> Network:
-        """One of NETWORKS with random weights: as fast as trained ones."""
-        return cls.of(f"{name}, random weights", random_model(name, seed))
+    def random(cls, name: str, seed: int = 0, device: str = "cpu") -> Network:
+        """One of NETWORKS with random weights, made on ``device``: as fast as trained ones."""
+        with torch.device(device):
+            return cls.of(f"{name}, random weights", random_model(name, seed))
 
     @classmethod
     def of(cls, name: str, model: AsymmetricAutoencoderKL) -> Network:
@@ -67,7 +74,7 @@ class Network:
             model = kind(**arguments).eval()
         dtype = getattr(torch, way.dtype)
         model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in self.state.items()}, assign=True)
-        return model.to(memory_format=LAYOUTS[way.layout])
+        return model.optimize() if way.maker == "ours" else model.to(memory_format=LAYOUTS[way.layout])
 
 
 def random_model(name: str, seed: int = 0) -> AsymmetricAutoencoderKL:
@@ -76,11 +83,12 @@ def random_model(name: str, seed: int = 0) -> AsymmetricAutoencoderKL:
 
 
 def _class_of(maker: Maker) -> Callable[..., Any]:
-    if maker == "ours":
+    if maker != "diffusers":
         return AsymmetricAutoencoderKL
     import diffusers  # a dependency of the tests alone
 
-    return diffusers.AsymmetricAutoencoderKL
+    theirs: Callable[..., Any] = diffusers.AsymmetricAutoencoderKL
+    return theirs
 
 
 def diffusers_is_there() -> bool:

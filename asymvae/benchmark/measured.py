@@ -50,23 +50,21 @@ def measure_model(job: ModelBenchmark, tell: Tell) -> Measured:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     network = _network(job.model)
-    against = diffusers_is_there()
-    notes = [f"MiB: {MEMORY[device]}. Off by: the largest difference from our first row, over its largest value."]
-    if not against:
+    notes = [*network_report.NOTES, f"MiB: {MEMORY[device]}."]
+    has_diffusers = diffusers_is_there()
+    if not has_diffusers:
         notes.append("diffusers is not installed: ours alone was measured (`pip install diffusers`).")
     automatic = "bfloat16" if device == "cuda" else "float32"
     dtypes = list(dict.fromkeys(automatic if name == "auto" else name for name in job.dtypes))
     compared = [
         all_ways(
-            dtype=dtype,
-            layout=layout,
-            against=against,
-            against_dtype=None if job.against_dtype == "same" else job.against_dtype,
-            against_layout=None if job.against_layout == "same" else job.against_layout,
+            dtype,
+            layouts=job.layouts,
             compiled=job.compiled,
+            plain=job.plain,
+            against=list(dict.fromkeys(dtype if name == "same" else name for name in job.against if has_diffusers)),
         )
         for dtype in dtypes
-        for layout in job.layouts
     ]
     peaks = {dtype: matmul_peak(device, dtype) for dtype in dict.fromkeys(way.dtype for of in compared for way in of)}
     timings: list[Timing] = []

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from asymvae.benchmark.contenders import Network, Way
+from asymvae.benchmark.contenders import OURS_LIES, Maker, Network, Way
 from asymvae.benchmark.device import memory_of, seconds_of
 from asymvae.benchmark.turns import in_turns
 from asymvae.model.work import decode_work, encode_work, total
@@ -41,7 +41,7 @@ class Timing:
     part: str
     size: int
     batch: int
-    comparison: str  # timings of one comparison and one round belong together
+    comparison: str  # the dtype of ours; timings of one comparison and one round belong together
     dtype: str
     layout: str
     maker: str
@@ -86,36 +86,46 @@ def measure(
     """Every case, all ways in turns. A timing repeats a call until it lasts ``least_seconds``; ``peaks`` are FLOP/s by
     dtype (:func:`asymvae.benchmark.device.matmul_peak`)."""
     models = {way: network.make(way, device) for way in ways}
+    before: Case | None = None
     for case in cases:
+        if before is None or (case.size, case.batch) != (before.size, before.batch):
+            torch._dynamo.reset()  # it gives up a function, silently, after so many shapes
+        before = case
         tell(f"{case.part} {case.size} px, batch {case.batch}: {'; '.join(map(str, ways))} ({ways[0].dtype})")
-        yield from _measure_case(network, models, case, peaks, device, rounds, least_seconds)
+        yield from measure_case(
+            network, models, case, device=device, peaks=peaks, rounds=rounds, least_seconds=least_seconds
+        )
 
 
 @torch.inference_mode()
-def _measure_case(
+def measure_case(
     network: Network,
-    models: dict[Way, Any],
+    models: Mapping[Way, Any],
     case: Case,
-    peaks: Mapping[str, float],
+    *,
     device: str,
+    peaks: Mapping[str, float],
     rounds: int,
     least_seconds: float,
 ) -> Iterator[Timing]:
-    comparison = " ".join((next(iter(models)).dtype, next(iter(models)).layout))
+    """As :func:`measure`, of one case and networks that are made; the first of them gives the comparison its name."""
+    comparison = next(iter(models)).dtype
     inputs = make_inputs(network, case, device)
-    flops = case.batch * _flops(network, case)
+    flops = case.batch * flops_of(network, case)
     calls: dict[Way, Call] = {}
     repeats: dict[Way, int] = {}
     facts: dict[Way, dict[str, Any]] = {}
     first: Tensor | None = None
-    torch._dynamo.reset()  # no case inherits what another one made general
     for way, model in models.items():
-        call = make_call(model, way, case.part, inputs)
         about: dict[str, Any] = {"part": case.part, "size": case.size, "batch": case.batch, "maker": way.maker}
         about["comparison"] = comparison
         about |= {"dtype": way.dtype, "layout": way.layout, "compiled": way.compiled}
         about |= {"flops": flops, "peak_flops": peaks[way.dtype]}
+        if way.compiled and way.maker == "ours" and case.part == "decode":
+            yield Timing(**about, failed="compile_for leaves it eager")
+            continue
         try:
+            call = make_call(model, way, case, inputs)
             result = call().float().cpu()
             once = seconds_of(call, device)  # the second call: the first one compiles, or chooses its kernels
             about["memory"] = memory_of(call, device)
@@ -153,11 +163,11 @@ def make_inputs(network: Network, case: Case, device: str) -> dict[str, Tensor]:
     return {"latent": latent.to(device), "image": image.to(device), "mask": mask.to(device)}
 
 
-def make_call(model: Any, way: Way, part: Part, inputs: dict[str, Tensor]) -> Call:
+def make_call(model: Any, way: Way, case: Case, inputs: dict[str, Tensor]) -> Call:
     """One call of a part. Inputs are cast before it, at nobody's cost; ours takes masks as bool, as the pipeline gives
-    them, which diffusers can't."""
+    them, which diffusers can't. Raises what compiling raises, here or at the first call."""
     latent, image, mask = (way.cast(inputs[name]) for name in ("latent", "image", "mask"))
-    if way.maker == "ours":
+    if way.maker != "diffusers":
         mask = mask > 0
 
     def encode() -> Tensor:
@@ -172,40 +182,44 @@ def make_call(model: Any, way: Way, part: Part, inputs: dict[str, Tensor]) -> Ca
         sample: Tensor = model.decode(latent, image=image, mask=mask).sample
         return sample
 
-    call = {"encode": encode, "decode": decode, "decode_masked": decode_masked}[part]
+    call = {"encode": encode, "decode": decode, "decode_masked": decode_masked}[case.part]
     if not way.compiled:
+        return call
+    if way.maker == "ours":
+        model.compile_for(case.batch, case.size, case.size)
         return call
     compiled: Call = torch.compile(call, dynamic=False)
     return compiled
 
 
-def _flops(network: Network, case: Case) -> int:
+def flops_of(network: Network, case: Case) -> int:
+    """Of one image."""
     if case.part == "encode":
         return total(encode_work(network.config, case.size, case.size)).flops
     return total(decode_work(network.config, case.size, case.size, masked=case.part == "decode_masked")).flops
 
 
 def all_cases(parts: Sequence[Part], sizes: Sequence[int], batches: Sequence[int]) -> list[Case]:
-    return [Case(*case) for case in itertools.product(parts, sizes, batches)]
+    """Cases of one shape follow each other."""
+    return [Case(part, size, batch) for size, batch, part in itertools.product(sizes, batches, parts)]
 
 
 def all_ways(
-    *,
     dtype: str,
-    layout: str,
-    against: bool,
-    against_dtype: str | None,
-    against_layout: str | None,
-    compiled: Sequence[str],
+    *,
+    layouts: Sequence[str],
+    compiled: Sequence[Maker] = (),
+    plain: bool = False,
+    against: Sequence[str] = (),
 ) -> list[Way]:
-    """Ours and, with ``against``, diffusers', which may keep to a dtype and a memory format of its own; each compiled
-    as well where ``compiled`` names it."""
-    ways = [Way("ours", dtype, layout)]
-    if "ours" in compiled:
-        ways.append(Way("ours", dtype, layout, True))
-    if against:
-        theirs = Way("diffusers", against_dtype or dtype, against_layout or layout)
-        ways.append(theirs)
-        if "diffusers" in compiled:
-            ways.append(Way("diffusers", theirs.dtype, theirs.layout, True))
-    return ways
+    """Ours in ``dtype``; with ``plain``, ours without ``optimize()``; diffusers' in each dtype of ``against``. The
+    latter two in each of ``layouts``; each maker compiled as well where ``compiled`` names it."""
+    ways = [Way("ours", dtype, OURS_LIES)]
+    ways += [Way("plain", dtype, layout) for layout in layouts if plain]
+    ways += [Way("diffusers", theirs, layout) for theirs in against for layout in layouts]
+    return [
+        Way(way.maker, way.dtype, way.layout, under)
+        for way in ways
+        for under in (False, True)
+        if not under or way.maker in compiled
+    ]

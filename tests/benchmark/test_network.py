@@ -11,6 +11,7 @@ from asymvae.benchmark import device, network_report
 from asymvae.benchmark.contenders import LAYOUTS, NETWORKS, Network, Way
 from asymvae.benchmark.network import Case, Timing, all_cases, all_ways, measure
 from asymvae.model import AsymmetricAutoencoderKL
+from asymvae.model.optimize import forms
 from asymvae.model.work import decode_work, encode_work, total
 from tests.tiny import tiny_model
 
@@ -28,13 +29,11 @@ def timings_of(network: Network, ways: list[Way], cases: list[Case]) -> list[Tim
 
 
 def test_ours_beside_diffusers(network: Network) -> None:
-    ways = all_ways(
-        dtype="float32", layout="channels_last", against=True, against_dtype=None, against_layout=None, compiled=()
-    )
+    ways = all_ways("float32", layouts=["contiguous"], against=["float32"])
     cases = all_cases(("encode", "decode", "decode_masked"), (32,), (2,))
     timings = timings_of(network, ways, cases)
     assert len(timings) == len(cases) * len(ways) * ROUNDS
-    assert {timing.comparison for timing in timings} == {"float32 channels_last"}
+    assert {timing.comparison for timing in timings} == {"float32"}
     assert [timing.maker for timing in timings[:4]] == ["ours", "diffusers", "diffusers", "ours"]
     config = network.config
     by_part = {
@@ -51,33 +50,28 @@ def test_ours_beside_diffusers(network: Network) -> None:
         assert timing.memory > output
     lines = network_report.table(timings).splitlines()
     assert len(lines) == 2 + len(cases) * len(ways)
-    assert "speed over diffusers" in lines[0]
+    assert [cell.strip() for cell in lines[0].split("|")[11:13]] == ["ours over it", "off by"]
     ours, theirs = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:4])
     assert ours[:6] == ["encode", "32", "2", "ours", "float32", "channels_last"]
-    assert " to " in ours[10]
-    assert theirs[10] == ""
+    assert ours[10:] == ["", ""]
+    assert theirs[3:6] == ["diffusers", "float32", "contiguous"]
+    assert " to " in theirs[10]
     panels = network_report.panels(timings)
     assert list(panels) == ["encode", "decode", "decode(image, mask)"]
     assert list(panels["encode"]["ours float32 channels_last"]) == ["2 x 32 px"]
 
 
 def test_diffusers_may_keep_to_a_dtype_of_its_own(network: Network) -> None:
-    ways = all_ways(
-        dtype="bfloat16",
-        layout="channels_last",
-        against=True,
-        against_dtype="float32",
-        against_layout="contiguous",
-        compiled=("ours", "diffusers"),
-    )
+    ways = all_ways("bfloat16", layouts=["contiguous"], against=["float32"], compiled=("ours", "diffusers"), plain=True)
     assert [(str(way), way.dtype, way.layout) for way in ways] == [
         ("ours", "bfloat16", "channels_last"),
         ("ours, compiled", "bfloat16", "channels_last"),
+        ("ours, plain", "bfloat16", "contiguous"),
         ("diffusers", "float32", "contiguous"),
         ("diffusers, compiled", "float32", "contiguous"),
     ]
-    timings = timings_of(network, [ways[0], ways[2]], [Case("decode", 32, 1)])
-    assert {timing.comparison for timing in timings} == {"bfloat16 channels_last"}
+    timings = timings_of(network, [ways[0], ways[3]], [Case("decode", 32, 1)])
+    assert {timing.comparison for timing in timings} == {"bfloat16"}
     assert {timing.dtype for timing in timings} == {"bfloat16", "float32"}
     theirs = [timing for timing in timings if timing.maker == "diffusers"]
     assert 1e-5 < theirs[0].difference < 0.1  # bfloat16's rounding is seen
@@ -85,6 +79,25 @@ def test_diffusers_may_keep_to_a_dtype_of_its_own(network: Network) -> None:
     kernel = made.decoder.conv_in.weight
     assert kernel.dtype == torch.bfloat16
     assert kernel.is_contiguous(memory_format=LAYOUTS["channels_last"])
+
+
+def test_ours_is_the_optimized_network_and_plain_is_not(network: Network) -> None:
+    ours, plain = (network.make(way, "cpu") for way in all_ways("float32", layouts=["contiguous"], plain=True))
+    assert list(forms(ours))
+    assert not list(forms(plain))
+
+
+def test_ours_compiled_has_code_for_the_shape_that_is_measured(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(AsymmetricAutoencoderKL, "compile_for", lambda _, *size: asked.append(size))
+    ways = all_ways("float32", layouts=[], compiled=["ours"])
+    timings = timings_of(network, ways, all_cases(("decode", "decode_masked"), (32,), (2,)))
+    assert asked == [(2, 32, 32)]
+    failed = {(timing.part, str(timing.way)): timing.failed for timing in timings if timing.failed}
+    assert failed == {("decode", "ours, compiled"): "compile_for leaves it eager"}
+    assert "| ours, compiled over it |" in network_report.table(timings)
 
 
 def test_what_can_not_be_compiled_is_said_and_the_others_go_on(
@@ -97,7 +110,7 @@ def test_what_can_not_be_compiled_is_said_and_the_others_go_on(
         raise CompilerMissing("no C++ compiler")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
-    ways = [Way("ours", "float32", "contiguous", compiled=True), Way("diffusers", "float32", "contiguous")]
+    ways = [Way("plain", "float32", "contiguous", compiled=True), Way("diffusers", "float32", "contiguous")]
     timings = timings_of(network, ways, [Case("encode", 32, 1)])
     assert [timing.failed for timing in timings] == ["not compiled: CompilerMissing"] + ROUNDS * [""]
     assert "CompilerMissing" in network_report.table(timings)
