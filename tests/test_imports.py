@@ -128,7 +128,8 @@ def test_what_is_read_here_is_what_is_imported(tmp_path: Path) -> None:
     found = dict.fromkeys(module for _, module in imports(ROOT / "asymvae/model/decoder.py"))
     assert list(found) == [
         "__future__", "torch", "torch.nn",
-        "asymvae.model.blocks", "asymvae.model.condition", "asymvae.model.config",
+        "asymvae.model.blocks", "asymvae.model.condition", "asymvae.model.config", "asymvae.model.convolution",
+        "asymvae.model.norm",
     ]  # fmt: skip
 
 

@@ -14,9 +14,8 @@ from asymvae.batch import collate
 from asymvae.config import InpaintJob
 from asymvae.inpaint.base import load_inpainter
 from asymvae.media.image import encode_image
-from asymvae.model.memory import weight_bytes
 from asymvae.pipeline.capacity import BatchPlan, batch_budget, device_memory
-from asymvae.pipeline.plan import load_model
+from asymvae.pipeline.plan import model_bytes, ready_model
 from asymvae.stages.composite import composite
 from asymvae.stages.decode import Decode
 from asymvae.stages.encode import Encode
@@ -48,11 +47,11 @@ def run_loop(job: InpaintJob) -> LoopRun:
     passed over. No measuring, and no determinism asked of torch."""
     torch.set_num_threads(job.workers.cpu_threads)
     device = torch.device("cuda" if job.workers.gpus > 0 else "cpu")
-    model = load_model(job, device.type)
+    model = ready_model(job, device.type)
     inpainter = load_inpainter(job.inpaint)
     inpainter.load(model, device, model.dtype)
     prepare = Prepare(job, inpainter, model.config.encoder_factor)
-    budget = batch_budget(device_memory(job), job, weight_bytes(model))
+    budget = batch_budget(device_memory(job), job, model_bytes(model, job))
     batches = BatchPlan(job, model.config, model.dtype, budget)
     stages = (Encode(model, inpainter), Inpaint(model, inpainter), Decode(model))
     names = job.input

@@ -136,6 +136,7 @@ class AsymmetricAutoencoderKL(nn.Module):
         image: Tensor | None = None,
         mask: Tensor | None = None,
         return_dict: bool = True,
+        *,
         condition_index: Tensor | None = None,
     ) -> DecoderOutput:
         """``z``: (N, latent_channels, h, w), unscaled -> images (N, out_channels, h*f, w*f), about [-1, 1].
@@ -205,8 +206,9 @@ class AsymmetricAutoencoderKL(nn.Module):
         self._rearrange()
         return self
 
-    def compile_for(self, batch: int, height: int, width: int) -> None:
-        """Compile ``encode`` and ``decode(image, mask)`` for ``batch`` images of ``height`` x ``width`` pixels, now.
+    def compile_for(self, batch: int, height: int, width: int, *, decode: bool = True) -> None:
+        """Compile ``encode`` and, unless ``decode`` is False, ``decode`` with image and mask, for ``batch`` images of
+        ``height`` x ``width`` pixels, now.
 
         Other shapes run as before: what is computed depends on the shape, never on the shapes that came earlier. Call
         it after :meth:`optimize`, and in the mode (``torch.inference_mode()``) that the model is run in. Kernels are
@@ -216,6 +218,8 @@ class AsymmetricAutoencoderKL(nn.Module):
         self._compiled.add(self.encoder, self.decoder, size)
         image = torch.zeros((batch, self.config.in_channels, height, width), device=self.device, dtype=self.dtype)
         z = self.encode(image).latent_dist.mode()
+        if not decode:
+            return
         image = image.new_zeros((batch, self.config.out_channels, height, width))
         self.decode(z, image=image, mask=image.new_zeros((batch, 1, height, width), dtype=torch.bool))
 

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import fused_norm
 from .blocks import Attention
@@ -26,25 +26,44 @@ from .norm import GroupNorm
 from .winograd_forms import WinogradConv, WinogradDown, WinogradForm, WinogradUp
 
 _LEAST_CHANNELS = {torch.float32: 128, torch.bfloat16: 512}  # on both sides, for Winograd's way on a CPU
+_SAME, _HALVING = ((3, 3), (1, 1), (1, 1)), ((4, 4), (2, 2), (1, 1))  # kernel, stride, padding
 
 
 def rearrange(network: nn.Module) -> None:
     """Give every layer of ``network`` the form that is fastest on its device, made of its weights as they are."""
     restore(network)
-    upsampling = {id(module.conv) for module in network.modules() if isinstance(module, Upsample)}
-    for module in network.modules():
+    upsampling: set[nn.Module] = set()  # a parent comes before its parts
+    for module in list(network.modules()):  # forms become modules of it
         if isinstance(module, Upsample):
-            form = WinogradUp if _winograd_pays(module.conv) else None
-            if form is not None:
-                module.conv.form = form(module.conv.weight.detach())
+            upsampling.add(module.conv)
+            if _pays(module.conv.weight, module.conv.weight.device.type):
+                module.conv.form = WinogradUp(module.conv.weight.detach())
             else:
                 module.fold()
-        elif isinstance(module, Conv) and id(module) not in upsampling and _winograd_pays(module):
+        elif isinstance(module, Conv) and module not in upsampling:
             module.form = _form(module)
         elif isinstance(module, GroupNorm):
-            module.fused = module.weight.is_cuda and fused_norm.has_kernels(module.weight.device, module.weight.dtype)
+            module.fused = fused_norm.has_kernels(module.weight.device, module.weight.dtype)
         elif isinstance(module, Attention):
             _check_attention(module)
+
+
+def form_bytes(network: nn.Module, device: str) -> int:
+    """Bytes that :func:`rearrange` would add to ``network`` on a device of that type, ``cpu`` or ``cuda``."""
+    total = 0
+    upsampling: set[nn.Module] = set()
+    for module in network.modules():
+        if isinstance(module, Upsample):
+            weight = module.conv.weight
+            upsampling.add(module.conv)
+            a_pair = 4 * 4 * 25 if _pays(weight, device) else 16 * weight.element_size()
+        elif isinstance(module, Conv) and module not in upsampling and _pays(module.weight, device):
+            weight = module.weight
+            a_pair = 4 * 36 if _shape(module) == _SAME else 4 * 4 * 25 if _shape(module) == _HALVING else 0
+        else:
+            continue
+        total += a_pair * weight.shape[0] * weight.shape[1]
+    return total
 
 
 def restore(network: nn.Module) -> None:
@@ -58,19 +77,25 @@ def restore(network: nn.Module) -> None:
             module.fused = False
 
 
-def _winograd_pays(conv: Conv) -> bool:
-    least = _LEAST_CHANNELS.get(conv.weight.dtype)
-    return conv.weight.device.type == "cpu" and least is not None and min(conv.weight.shape[:2]) >= least
+def _pays(weight: Tensor, device: str) -> bool:
+    """Whether Winograd's way does, for a convolution of this weight."""
+    least = _LEAST_CHANNELS.get(weight.dtype)
+    return device == "cpu" and least is not None and min(weight.shape[:2]) >= least
 
 
 def _form(conv: Conv) -> WinogradForm | None:
     weight = conv.weight.detach()
-    shape = (conv.kernel_size, conv.stride, conv.padding)
-    if shape == ((3, 3), (1, 1), (1, 1)):
+    if not _pays(weight, weight.device.type):
+        return None
+    if _shape(conv) == _SAME:
         return WinogradConv(weight)
-    if shape == ((4, 4), (2, 2), (1, 1)):
+    if _shape(conv) == _HALVING:
         return WinogradDown(weight)
     return None  # 1x1, and the encoder's 3x3 of stride 2, where nothing is to be won
+
+
+def _shape(conv: Conv) -> tuple[tuple[int, ...], tuple[int, ...], str | tuple[int, ...]]:
+    return conv.kernel_size, conv.stride, conv.padding
 
 
 def _check_attention(attention: Attention) -> None:

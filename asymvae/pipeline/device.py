@@ -105,8 +105,16 @@ class Device:
         parameter = next(self.model.parameters())
         self._thread.submit(kind.load, self.model, parameter.device, parameter.dtype).result()
         self.batches = BatchPlan(kind.job, self.model.config, parameter.dtype, budget, kind.passes)
+        self._thread.submit(self._compile).result()
         self._smaller: dict[Hashable, Run] = {}  # by shape_key: what fitted where the plan didn't
         self._told = False
+
+    @torch.inference_mode()  # compiled code is kept for the mode that it was made in
+    def _compile(self) -> None:
+        for height, width in self.kind.job.model.compiled_sizes:
+            run = self.batches.of(height, width)
+            if not run.in_strips:
+                self.model.compile_for(run.size, height, width, decode="decode" in self.kind.passes)
 
     def batch_size(self, item: Work) -> int:
         """How many of this item's shape are to be launched together: by the plan, never by what happened since."""

@@ -17,6 +17,7 @@ from asymvae.config import ShardJob
 from asymvae.fingerprint import fingerprint, settings_that
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.model.memory import weight_bytes
+from asymvae.model.optimize import form_bytes
 from asymvae.pipeline.capacity import DeviceMemory, batch_budget
 from asymvae.pipeline.kinds.choice import kind_class, kind_of
 from asymvae.storage.filesystem import is_local, redact, redact_text
@@ -109,6 +110,12 @@ def load_model(job: ShardJob, device: str = "cpu") -> AsymmetricAutoencoderKL:
     ).eval()
 
 
+def ready_model(job: ShardJob, device: str) -> AsymmetricAutoencoderKL:
+    """:func:`load_model`, made as fast as the job asks for."""
+    model = load_model(job, device)
+    return model.optimize() if job.model.optimize else model
+
+
 def make_plan(job: ShardJob, retry_errors: frozenset[str] | None = None) -> Plan:
     """Resolve the job and find what is left to do. Only looks: nothing is written.
 
@@ -139,6 +146,8 @@ def make_plan(job: ShardJob, retry_errors: frozenset[str] | None = None) -> Plan
         model = load_model(job)
     weights = model.weights_sha256
     assert weights is not None
+    with _about("model.compile"):
+        _check_sizes(job, model)
     with _about(kind.brings):
         kind.check_model(model)
         brought = kind.digest()
@@ -159,7 +168,20 @@ def make_plan(job: ShardJob, retry_errors: frozenset[str] | None = None) -> Plan
             elif retry_errors is not None and _has_errors(ledger.read_commit(name), retry_errors):
                 left.append(shard)
                 redo.append(name)
-    return Plan(recipe, shards, tuple(left), tuple(redo), record, weight_bytes(model))
+    return Plan(recipe, shards, tuple(left), tuple(redo), record, model_bytes(model, job))
+
+
+def model_bytes(model: AsymmetricAutoencoderKL, job: ShardJob) -> int:
+    """What the weights take on a worker's device, with the forms that they are given there."""
+    device = "cuda" if job.workers.gpus > 0 else "cpu"
+    return weight_bytes(model) + (form_bytes(model, device) if job.model.optimize else 0)
+
+
+def _check_sizes(job: ShardJob, model: AsymmetricAutoencoderKL) -> None:
+    factor = max(model.config.encoder_factor, model.config.decoder_factor)
+    for height, width in job.model.compiled_sizes:
+        if height % factor or width % factor:
+            raise ValueError(f"{height}x{width} is no work size: sides are multiples of {factor}")
 
 
 def open_output(plan: Plan) -> Plan:

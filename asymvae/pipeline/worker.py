@@ -24,7 +24,7 @@ from asymvae.config import ShardJob
 from asymvae.fingerprint import settings_that
 from asymvae.pipeline.device import Device
 from asymvae.pipeline.kinds.choice import kind_of
-from asymvae.pipeline.plan import Recipe, load_model
+from asymvae.pipeline.plan import Recipe, ready_model
 from asymvae.pipeline.shard_run import Progress, run_shard
 from asymvae.pipeline.spool import spool_folder, sweep_spools
 from asymvae.pipeline.watchdog import Watchdog
@@ -74,7 +74,7 @@ class ShardWorker:
         sweep_spools(job.workers.spool)
         self.kind = kind_of(job, recipe.model_name)
         self.device = Device(
-            lambda: load_model(job, "cuda" if job.workers.gpus > 0 else "cpu"), self.kind, recipe.batch_budget
+            lambda: ready_model(job, "cuda" if job.workers.gpus > 0 else "cpu"), self.kind, recipe.batch_budget
         )
         model = self.device.model
         if model.weights_sha256 != recipe.weights_sha256:

@@ -168,6 +168,7 @@ WRONG: dict[str, Any] = {
     "max_error_fraction": 2,
     "model.dtype": "float8",
     "model.tiling": "sometimes",
+    "model.compile": "512",
 }
 
 

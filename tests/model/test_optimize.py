@@ -135,3 +135,13 @@ def test_compiled_shapes_are_whole_graphs_and_are_not_compiled_again() -> None:
     plain = _run(model, 64)  # a shape that was not announced
     assert counters["stats"]["unique_graphs"] == made
     assert all(torch.equal(a, b) for a, b in zip(_run(_model(GELU).optimize(), 64), plain, strict=True))
+
+
+def test_what_the_forms_take_is_known_beforehand() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        model = _model(WIDE).to(dtype)
+        expected = optimize.form_bytes(model, "cpu")
+        plain = sum(buffer.nbytes for buffer in model.buffers())
+        model.optimize()
+        kernels = [b for name, b in model.named_buffers() if name.endswith(("kernel", "folded"))]
+        assert sum(buffer.nbytes for buffer in kernels) - plain == expected > 0

@@ -42,6 +42,8 @@ FLIPPED: dict[str, Any] = {
     "model.variant": "fp16",
     "model.dtype": "bfloat16",
     "model.tiling": True,
+    "model.optimize": False,
+    "model.compile": None,  # a minute of a compiler's time: see test_sizes_are_compiled_before_the_first_shard
     "inpaint.method": "none",
     "inpaint.variants": 2,
     "inpaint.options": {"tolerance": 0.5},
