@@ -177,6 +177,8 @@ class Held:
         """Where the rows are; each slice that holds any of them once."""
         firsts = np.array([part.place for part in self._slices])
         owner = np.searchsorted(firsts, places, side="right") - 1
+        if owner.min() < 0:
+            raise RuntimeError(f"row {places.min()} was let go of before its batch was made")
         found = []
         for number in np.unique(owner):
             numbers = np.flatnonzero(owner == number)

@@ -46,8 +46,8 @@ class SmallOut:
                 self.rows[row["key"]] = row
                 index += 1
             part = writer.close()
-            assert part
-            parts.append(part)
+            if part:  # no row, no file
+                parts.append(part)
         if commit:
             self.commit(name, parts)
         return parts
