@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from asymvae.storage import filesystem
 from asymvae.storage.audit import AuditReport, audit
+from asymvae.storage.latent_shards import list_latents, with_originals
 from asymvae.storage.ledger import Ledger
 from asymvae.storage.shards import Shard, list_shards
 
@@ -83,9 +84,16 @@ def _audit(out: str, deep: bool, shards: list[Shard] | None) -> AuditReport:
 
 def _input_shards(job: dict[str, Any]) -> tuple[list[Shard] | None, str | None]:
     """The shards of the job's input, or None and why they can't be listed (it may be gone, rightly)."""
-    settings = job["settings"]["input"]
+    settings, root = job["settings"]["input"], job["input"]["root"]
     try:
-        return list_shards(settings["urls"], root=job["input"]["root"], format=settings["format"]), None
+        if job.get("job") != "decode_latents":
+            return list_shards(settings["urls"], root=root, format=settings["format"]), None
+        _, shards = list_latents(settings["urls"], root=root, format=settings["format"])
+        originals = job["settings"]["originals"]
+        if originals["urls"]:
+            found = list_shards(originals["urls"], root=originals["root"], format=originals["format"])
+            shards = with_originals(shards, found)
+        return shards, None
     except (OSError, ValueError) as error:
         why = filesystem.redact_text(str(error))
         return None, f"the input can't be listed, so shards without a commit were not looked for: {why}"

@@ -6,6 +6,8 @@ from typing import Any
 
 from asymvae.faults import Fault
 
+EXTENSION = {"png": "png", "jpeg": "jpg", "webp": "webp"}  # of an image's name, by output.image_format
+
 # The rows of one planned (sample, variant), by the folder below OUT that they go to: {"results": ..., "metrics": ...}
 # or {"latents/bucket=512x512": ...} or {"errors": ...}.
 Rows = dict[str, dict[str, Any]]

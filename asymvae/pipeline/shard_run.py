@@ -274,8 +274,9 @@ class _ShardRun:
                         by_code[rows["errors"]["code"]] += 1
                     else:
                         counts["results"] += 1
-                    if "metrics" in rows:
-                        holes.append(rows["metrics"]["hole_fraction"])
+                    hole_fraction = rows.get("metrics", {}).get("hole_fraction")
+                    if hole_fraction is not None:
+                        holes.append(hole_fraction)
             # The sample's items know their ticket: without this cut its pixels would wait for the cycle collector.
             ticket.prepared = None
             self.budget.release(ticket.cost)

@@ -21,24 +21,35 @@ _RANGE = 2.0
 
 class Measure:
     def __call__(self, batch: Batch) -> Batch:
-        """Add ``mae_known``, ``mse_known``, ``psnr_known`` (dB), ``ssim_known``: (N,) float32, NaN where undefined.
-
-        PSNR is undefined where the error is 0; all of them where nothing is known, SSIM where no window is.
-        """
+        """Add the metrics of :func:`measure_known`."""
         assert batch.decoded is not None
-        decoded = batch.decoded.float().clamp(-1, 1)
-        # Not batch.image: bfloat16 alone would be an error of 1e-6, and the decoder's own is near 1e-5.
-        image = normalised(batch.pixels)
         known = batch.valid.float() * (1 - batch.mask.float())
-        count = known.sum(dim=(1, 2, 3)) * image.shape[1]
-        error = (decoded - image) * known
-        mse = _mean(error.square().sum(dim=(1, 2, 3)), count)
-        batch.metrics["mae_known"] = _mean(error.abs().sum(dim=(1, 2, 3)), count)
-        batch.metrics["mse_known"] = mse
-        psnr = 10 * torch.log10(_RANGE**2 / mse)
-        batch.metrics["psnr_known"] = torch.where(torch.isfinite(psnr), psnr, torch.nan)
-        batch.metrics["ssim_known"] = ssim_known(decoded, image, known)
+        # Not batch.image: bfloat16 alone would be an error of 1e-6, and the decoder's own is near 1e-5.
+        batch.metrics |= measure_known(batch.decoded, normalised(batch.pixels), known)
         return batch
+
+
+def measure_known(decoded: Tensor, image: Tensor, known: Tensor) -> dict[str, Tensor]:
+    """``mae_known``, ``mse_known``, ``psnr_known`` (dB), ``ssim_known``: (N,) float32, NaN where undefined.
+
+    PSNR is undefined where the error is 0; all of them where nothing is known, SSIM where no window is.
+
+    Args:
+        decoded: (N, 3, H, W), the decoder's output before it is clamped.
+        image: (N, 3, H, W) float32 in [-1, 1].
+        known: (N, 1, H, W) float32 of {0, 1}.
+    """
+    decoded = decoded.float().clamp(-1, 1)
+    count = known.sum(dim=(1, 2, 3)) * image.shape[1]
+    error = (decoded - image) * known
+    mse = _mean(error.square().sum(dim=(1, 2, 3)), count)
+    psnr = 10 * torch.log10(_RANGE**2 / mse)
+    return {
+        "mae_known": _mean(error.abs().sum(dim=(1, 2, 3)), count),
+        "mse_known": mse,
+        "psnr_known": torch.where(torch.isfinite(psnr), psnr, torch.nan),
+        "ssim_known": ssim_known(decoded, image, known),
+    }
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:

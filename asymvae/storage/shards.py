@@ -19,7 +19,8 @@ from fsspec.utils import glob_translate
 
 from asymvae.storage.filesystem import FileInfo, info, join, list_files, redact, resolve
 
-Format = Literal["webdataset", "parquet"]
+# "latents": the parts that a commit of jobs.precompute_latents names, see latent_shards.py
+Format = Literal["webdataset", "parquet", "latents"]
 
 _EXTENSIONS: Final[dict[str, Format]] = {
     ".tar": "webdataset",
@@ -51,6 +52,7 @@ class Shard:
     format: Format
     size: int
     version: str
+    beside: str | None = None  # URL of the shard that is joined to it by key
 
 
 def input_root(urls: Sequence[str]) -> str:
@@ -95,7 +97,7 @@ def list_shards(
                 found |= _glob(url)
             else:
                 literals.append(url)
-    formats = {url: _format(url, format) for url in [*literals, *found]}
+    formats = {url: format_of(url, format) for url in [*literals, *found]}
     found |= _stat([url for url in dict.fromkeys(literals) if url not in found])
     shards = [Shard(url, shard_name(url, base), formats[url], file.size, file.etag) for url, file in found.items()]
     shards.sort(key=lambda shard: shard.name)
@@ -223,7 +225,8 @@ def _extension(location: str) -> str:
     return ""
 
 
-def _format(url: str, wanted: Literal["auto", "webdataset", "parquet"]) -> Format:
+def format_of(url: str, wanted: Literal["auto", "webdataset", "parquet"]) -> Format:
+    """Of one file; InputError where "auto" can't tell."""
     if url.endswith("/"):
         raise InputError(f"{redact(url)} is a folder: name its files, as in {redact(url)}*.tar")
     if wanted != "auto":

@@ -21,7 +21,7 @@ from torch import Tensor
 from asymvae.config import ShardJob
 from asymvae.faults import Fault
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
-from asymvae.pipeline.capacity import Pass
+from asymvae.pipeline.capacity import ALL_PASSES, Pass
 from asymvae.pipeline.rows import Rows
 from asymvae.storage.samples import BadSample
 from asymvae.storage.shards import Shard
@@ -96,7 +96,6 @@ class Kind(ABC, Generic[Job]):
     """
 
     name: ClassVar[str]  # stands in _job.json; the module of the command line
-    passes: ClassVar[frozenset[Pass]]  # what a batch goes through, for the memory it takes
     row_group_bytes: ClassVar[int] = 64 * 2**20  # of a part; a part's writer holds as much
     # Bytes of spool for every byte of the shard.
     growth: ClassVar[int] = 8
@@ -111,6 +110,11 @@ class Kind(ABC, Generic[Job]):
     def variants(self) -> int:
         """Rows planned of every sample."""
         return 1
+
+    @property
+    def passes(self) -> frozenset[Pass]:
+        """What a batch goes through, for the memory it takes."""
+        return ALL_PASSES
 
     @property
     def brings(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import pyarrow as pa
 import torch
@@ -15,9 +14,8 @@ from asymvae.faults import Fault
 from asymvae.inpaint.base import Inpainter, load_inpainter
 from asymvae.media.image import encode_image, probe_size
 from asymvae.model.autoencoder import AsymmetricAutoencoderKL
-from asymvae.pipeline.capacity import Pass
 from asymvae.pipeline.kinds.base import Done, Kind, Made
-from asymvae.pipeline.rows import Rows
+from asymvae.pipeline.rows import EXTENSION, Rows
 from asymvae.stages.composite import composite, max_abs_known, seam
 from asymvae.stages.decode import Decode
 from asymvae.stages.encode import Encode
@@ -29,7 +27,6 @@ from asymvae.storage.samples import BadSample, FieldNames, Sample, read_shard
 from asymvae.storage.schemas import METRICS, RESULTS
 from asymvae.storage.shards import Shard
 
-_EXTENSION = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 DEVICE_METRICS = ("mae_known", "mse_known", "psnr_known", "ssim_known", "latent_mean", "latent_std")
 _LIKELY_POLARITY = 0.5
 
@@ -40,7 +37,6 @@ class InpaintKind(Kind[InpaintJob]):
     """
 
     name = "inpaint"
-    passes: ClassVar[frozenset[Pass]] = frozenset({"encode", "decode", "condition", "measure"})
 
     def __init__(self, job: InpaintJob, model_name: str = "", inpainter: Inpainter | None = None) -> None:
         super().__init__(job, model_name)
@@ -122,7 +118,7 @@ class InpaintKind(Kind[InpaintJob]):
         place = prepared.placement
         identity = {"key": prepared.key, "variant": variant, "index": prepared.index}
         result = identity | {
-            "image": {"bytes": encoded, "path": f"{prepared.key}.{_EXTENSION[output.image_format]}"},
+            "image": {"bytes": encoded, "path": f"{prepared.key}.{EXTENSION[output.image_format]}"},
             "width": width,
             "height": height,
             "seed": planned.seeds[variant],

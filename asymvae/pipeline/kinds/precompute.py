@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +33,6 @@ _BYTES_A_PIXEL_OF_A_WINDOW = 6
 
 class PrecomputeKind(Kind[PrecomputeJob]):
     name = "precompute_latents"
-    passes: ClassVar[frozenset[Pass]] = frozenset({"encode"})
     # A part a bucket, and so a writer: one holds a row group of its bucket. Readers shuffle by row groups.
     row_group_bytes = 8 * 2**20
     growth = 4
@@ -46,6 +44,10 @@ class PrecomputeKind(Kind[PrecomputeJob]):
     @cached_property
     def _prepare(self) -> PrepareLatents:
         return PrepareLatents(self.job)
+
+    @property
+    def passes(self) -> frozenset[Pass]:
+        return frozenset({"encode"})
 
     @property
     def brings(self) -> str:
