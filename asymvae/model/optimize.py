@@ -4,8 +4,9 @@ Measured on two cores of an AMD EPYC (Zen 4: 0.19 TFLOP/s in float32, 0.43 in bf
 
 - float32: Winograd's way takes 0.4 to 0.65 of a direct convolution's time with 768 to 192 channels on both sides, and
   is no gain below 128. The whole network's rounding is no larger than with oneDNN's channels_last convolutions.
-- bfloat16: the processor multiplies twice as fast, and Winograd's way, which stays in float32, is ahead only where
-  512 channels or more come and go (0.85 of the time at 768, the same at 384); elsewhere upsamplings are folded.
+- bfloat16: the processor multiplies twice as fast, and Winograd's way, which stays in float32, is ahead only in 3x3
+  convolutions of 512 channels or more on both sides (0.75 to 0.87 of the time at 768, 1.3 at 384). Upsamplings are
+  folded: that is 0.6 of the time that Winograd's way takes for them.
 
 On CUDA nothing was measured here: folding and the fused norm are as published measurements of related autoencoders
 have them.
@@ -25,44 +26,38 @@ from .convolution import Conv, Upsample
 from .norm import GroupNorm
 from .winograd_forms import WinogradConv, WinogradDown, WinogradForm, WinogradUp
 
-_LEAST_CHANNELS = {torch.float32: 128, torch.bfloat16: 512}  # on both sides, for Winograd's way on a CPU
 _SAME, _HALVING = ((3, 3), (1, 1), (1, 1)), ((4, 4), (2, 2), (1, 1))  # kernel, stride, padding
+# For Winograd's way on a CPU: the least channels on both sides, by dtype and by form.
+_LEAST_CHANNELS: dict[tuple[torch.dtype, type[WinogradForm]], int] = {
+    (torch.float32, WinogradConv): 128,
+    (torch.float32, WinogradDown): 128,
+    (torch.float32, WinogradUp): 128,
+    (torch.bfloat16, WinogradConv): 512,
+}
 
 
 def rearrange(network: nn.Module) -> None:
     """Give every layer of ``network`` the form that is fastest on its device, made of its weights as they are."""
     restore(network)
-    upsampling: set[nn.Module] = set()  # a parent comes before its parts
-    for module in list(network.modules()):  # forms become modules of it
-        if isinstance(module, Upsample):
-            upsampling.add(module.conv)
-            if _pays(module.conv.weight, module.conv.weight.device.type):
-                module.conv.form = WinogradUp(module.conv.weight.detach())
-            else:
-                module.fold()
-        elif isinstance(module, Conv) and module not in upsampling:
-            module.form = _form(module)
+    device = next(network.parameters()).device
+    for conv, form in list(_by_winograd(network, device.type)):
+        conv.form = form(conv.weight.detach())
+    for module in network.modules():
+        if isinstance(module, Upsample) and module.conv.form is None:
+            module.fold()
         elif isinstance(module, GroupNorm):
-            module.fused = fused_norm.has_kernels(module.weight.device, module.weight.dtype)
+            module.fused = fused_norm.has_kernels(device, module.weight.dtype)
         elif isinstance(module, Attention):
             _check_attention(module)
 
 
 def form_bytes(network: nn.Module, device: str) -> int:
     """Bytes that :func:`rearrange` would add to ``network`` on a device of that type, ``cpu`` or ``cuda``."""
-    total = 0
-    upsampling: set[nn.Module] = set()
+    chosen = dict(_by_winograd(network, device))
+    total = sum(4 * form.NUMBERS * conv.weight.shape[0] * conv.weight.shape[1] for conv, form in chosen.items())
     for module in network.modules():
-        if isinstance(module, Upsample):
-            weight = module.conv.weight
-            upsampling.add(module.conv)
-            a_pair = 4 * 4 * 25 if _pays(weight, device) else 16 * weight.element_size()
-        elif isinstance(module, Conv) and module not in upsampling and _pays(module.weight, device):
-            weight = module.weight
-            a_pair = 4 * 36 if _shape(module) == _SAME else 4 * 4 * 25 if _shape(module) == _HALVING else 0
-        else:
-            continue
-        total += a_pair * weight.shape[0] * weight.shape[1]
+        if isinstance(module, Upsample) and module.conv not in chosen:
+            total += module.conv.weight.nbytes * 16 // 9
     return total
 
 
@@ -77,25 +72,25 @@ def restore(network: nn.Module) -> None:
             module.fused = False
 
 
-def _pays(weight: Tensor, device: str) -> bool:
-    """Whether Winograd's way does, for a convolution of this weight."""
-    least = _LEAST_CHANNELS.get(weight.dtype)
-    return device == "cpu" and least is not None and min(weight.shape[:2]) >= least
-
-
-def _form(conv: Conv) -> WinogradForm | None:
-    weight = conv.weight.detach()
-    if not _pays(weight, weight.device.type):
-        return None
-    if _shape(conv) == _SAME:
-        return WinogradConv(weight)
-    if _shape(conv) == _HALVING:
-        return WinogradDown(weight)
-    return None  # 1x1, and the encoder's 3x3 of stride 2, where nothing is to be won
-
-
-def _shape(conv: Conv) -> tuple[tuple[int, ...], tuple[int, ...], str | tuple[int, ...]]:
-    return conv.kernel_size, conv.stride, conv.padding
+def _by_winograd(network: nn.Module, device: str) -> Iterator[tuple[Conv, type[WinogradForm]]]:
+    """The convolutions for which Winograd's way pays on a device of that type, and the form that each takes."""
+    upsampling = {module.conv for module in network.modules() if isinstance(module, Upsample)}
+    for conv in network.modules():
+        if device != "cpu" or not isinstance(conv, Conv):
+            continue
+        shape = (conv.kernel_size, conv.stride, conv.padding)
+        form: type[WinogradForm]
+        if conv in upsampling:
+            form = WinogradUp
+        elif shape == _SAME:
+            form = WinogradConv
+        elif shape == _HALVING:
+            form = WinogradDown
+        else:
+            continue  # 1x1, and the encoder's 3x3 of stride 2, where nothing is to be won
+        least = _LEAST_CHANNELS.get((conv.weight.dtype, form))
+        if least is not None and min(conv.weight.shape[:2]) >= least:
+            yield conv, form
 
 
 def _check_attention(attention: Attention) -> None:

@@ -5,6 +5,7 @@ convolution (a norm and its activation) to what comes after (bias, residual) wit
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,11 @@ _LEAST_TILES = 16
 
 
 class WinogradForm(nn.Module):
-    """What the three forms share. ``scale`` is the map's pixels a position of the correlation, in height and width."""
+    """What the three forms share. ``scale`` is the map's pixels a position of the correlation, in height and width;
+    ``NUMBERS`` is what is kept for each pair of channels, in float32."""
 
     scale = 1
+    NUMBERS: ClassVar[int] = 36
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -109,6 +112,7 @@ class WinogradDown(WinogradForm):
     """A 4x4 convolution of stride 2, padded by 1: 2x2 over maps of half the size and four times the channels."""
 
     scale = 2
+    NUMBERS = 4 * 25
 
     def __init__(self, weight: Tensor) -> None:
         made, taken = weight.shape[:2]
@@ -125,6 +129,8 @@ class WinogradDown(WinogradForm):
 class WinogradUp(WinogradForm):
     """Twice the size by nearest, then a 3x3 convolution padded by 1: of the small map, a 2x2 convolution for each of
     the four pixels that a pixel becomes."""
+
+    NUMBERS = 4 * 25
 
     def __init__(self, weight: Tensor) -> None:
         made, taken = weight.shape[:2]
