@@ -32,24 +32,31 @@ class SmallOut:
 
     def shard(self, name: str, counts: Mapping[str, int], *, commit: bool = True, **stamp: Any) -> list[Part]:
         """Write a shard with so many rows of each bucket ("16x24": pixels); ``stamp``: what its schema says."""
-        said = {"scaling_factor": SCALING, "model": "tiny", "weights_sha256": "a" * 64, **stamp}
-        schema = latents_schema(said.pop("dtype", self.dtype), **said)
-        parts, index = [], 0
+        rows: dict[str, list[dict[str, Any]]] = {}
         for bucket, count in counts.items():
-            self.spool.mkdir(parents=True, exist_ok=True)
-            path = self.spool / f"{name}-{bucket}.parquet"
-            kind = f"latents/bucket={bucket}"
-            writer = PartWriter(path, schema, kind=kind, row_group_rows=self.group_rows, row_group_bytes=10**9)
-            for _ in range(count):
-                row = a_row(f"{name}/{index:04d}", index, bucket, self.dtype)
-                writer.write(row)
-                self.rows[row["key"]] = row
-                index += 1
-            part = writer.close()
-            if part:  # no row, no file
-                parts.append(part)
+            first = sum(map(len, rows.values()))
+            rows[bucket] = [
+                a_row(f"{name}/{index:04d}", index, bucket, self.dtype) for index in range(first, first + count)
+            ]
+        self.rows |= {row["key"]: row for of in rows.values() for row in of}
+        parts = self.write(name, rows, **stamp)
         if commit:
             self.commit(name, parts)
+        return parts
+
+    def write(self, name: str, rows: Mapping[str, Sequence[dict[str, Any]]], **stamp: Any) -> list[Part]:
+        """The parts of a shard with these rows, by bucket; not yet in OUT."""
+        said = {"scaling_factor": SCALING, "model": "tiny", "weights_sha256": "a" * 64, **stamp}
+        schema = latents_schema(said.pop("dtype", self.dtype), **said)
+        self.spool.mkdir(parents=True, exist_ok=True)
+        parts = []
+        for bucket, of_bucket in rows.items():
+            path, kind = self.spool / f"{name}-{bucket}.parquet", f"latents/bucket={bucket}"
+            writer = PartWriter(path, schema, kind=kind, row_group_rows=self.group_rows, row_group_bytes=10**9)
+            for row in of_bucket:
+                writer.write(row)
+            if part := writer.close():  # no row, no file
+                parts.append(part)
         return parts
 
     def commit(self, name: str, parts: Sequence[Part]) -> None:
