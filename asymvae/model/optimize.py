@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import fused_norm
 from .blocks import Attention
