@@ -19,7 +19,7 @@ from asymvae.media.buckets import SDXL, Box, Size, bucket_sizes, choose_bucket, 
 from asymvae.media.image import decode_image, probe_shown
 
 # A JPEG that is decoded at a fraction of its size keeps twice the pixels a side that are needed, since libjpeg's own
-# reduction is an average of blocks. Against full decoding: at least 43 dB, see tests/media/test_reduced_jpeg.py.
+# reduction is an average of blocks. Against full decoding: at least 42 dB, see tests/media/test_reduced_jpeg.py.
 _REDUCED_KEEPS = 2.0
 
 
