@@ -141,8 +141,11 @@ class _Remembering(LocalExecutor):
         return DeviceMemory(self.memory, self.memory)
 
 
-def test_the_budget_is_resolved_once_and_a_resumed_job_keeps_it(shards: str, checkpoint: Path, tmp_path: Path) -> None:
-    todo = job(shards, tmp_path, checkpoint, workers={"batch_size": "auto", "cpu_threads": 512})
+def test_the_budget_is_resolved_once_and_a_resumed_job_keeps_it(
+    shards: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity.os, "cpu_count", lambda: 1)  # the worker's one thread is all there is
+    todo = job(shards, tmp_path, checkpoint, workers={"batch_size": "auto"})
     first = _Remembering(4 * GIB)
     assert run_job(todo, first).exit_code == 0
     kept = json.loads((tmp_path / "_job.json").read_text())
