@@ -14,11 +14,12 @@ import yaml
 
 from asymvae.benchmark.config import CodecBenchmark, ModelBenchmark, PipelineBenchmark
 from asymvae.config import InpaintJob
+from asymvae.config_latents import DecodeJob, PrecomputeJob
 from asymvae.faults import FAULTS
 from asymvae.inpaint.base import METHODS
 from asymvae.pipeline.executor import LocalExecutor
 from asymvae.pipeline.job import run_job
-from asymvae.storage.schemas import ERRORS, METRICS, RESULTS
+from asymvae.storage.schemas import ERRORS, METRICS, RESULTS, latents_schema
 from asymvae.training import folder
 from asymvae.training.config import TrainJob
 from asymvae.training.evaluation_config import EvaluateJob
@@ -33,6 +34,7 @@ CARD = (ROOT / "configs/demo-checkpoint/README.md").read_text()
 TRAINING = set(setting_names(TrainJob))
 BENCHMARKS = (ModelBenchmark, PipelineBenchmark, CodecBenchmark)
 SETTINGS = {*setting_names(InpaintJob), *TRAINING, *setting_names(EvaluateJob)}
+SETTINGS |= {*setting_names(PrecomputeJob), *setting_names(DecodeJob)}
 SETTINGS |= {name for benchmark in BENCHMARKS for name in setting_names(benchmark)}
 SECTIONS = {name.partition(".")[0] for name in SETTINGS if "." in name}
 
@@ -73,6 +75,19 @@ def test_the_columns_are_those_of_the_schemas() -> None:
     assert ["key", "variant", "index", *first_cells(section("Metrics"))] == METRICS.names
 
 
+def test_the_columns_of_latents_are_those_of_the_schema() -> None:
+    table = section("Precompute latents").partition("| column |")[2]
+    assert (
+        re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]+)\|", table, flags=re.M)))
+        == latents_schema("float16").names
+    )
+
+
+def test_the_configurations_of_latents_are_jobs() -> None:
+    for name, settings in (("precompute-latents", PrecomputeJob), ("decode-latents", DecodeJob)):
+        settings(**yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text()))
+
+
 def test_the_methods_are_all_there() -> None:
     assert {*METHODS, "package.module:Class"} == set(first_cells(section("Inpainters")))
 
@@ -89,6 +104,7 @@ def test_every_setting_that_is_named_exists(page: str) -> None:
     }
     named = {name for name in named if not name.endswith((".png", ".jpg"))}  # fields of a tar
     named -= {"run.stages", "inpaint.diffusion"}  # of a commit; a section of settings
+    named -= {"latents.padding", "latents.rest"}  # of a LatentDataset
     assert named <= SETTINGS, named - SETTINGS
     if page == "README.md":
         assert len(named) > 15
