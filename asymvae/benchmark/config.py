@@ -60,6 +60,7 @@ class ModelBenchmark(JobSettings):
     compiled: Annotated[tuple[Maker, ...], *AS_TEXT] = setting(
         (), "whose is measured compiled as well, with commas between", "no"
     )
+    blocks: bool = setting(False, "a second table: the network's blocks one by one, eagerly", "no")
     against: Annotated[tuple[Literal["same", Dtype], ...], *AS_TEXT] = setting(
         ("same",), "diffusers' dtypes; same: as ours", "no"
     )

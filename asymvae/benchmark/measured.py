@@ -37,10 +37,11 @@ def measure_model(job: ModelBenchmark, tell: Tell) -> Measured:
     """Raises what loading a checkpoint raises, and ValueError for a GPU that isn't there."""
     import torch
 
-    from asymvae.benchmark import network_report
+    from asymvae.benchmark import blocks, network_report
     from asymvae.benchmark.contenders import diffusers_is_there
     from asymvae.benchmark.device import MEMORY, matmul_peak
     from asymvae.benchmark.network import Timing, all_cases, all_ways, measure
+    from asymvae.tables import markdown
 
     has_gpu = torch.cuda.is_available()
     device = ("cuda" if has_gpu else "cpu") if job.device == "auto" else job.device
@@ -79,6 +80,14 @@ def measure_model(job: ModelBenchmark, tell: Tell) -> Measured:
             least_seconds=job.least_seconds,
             tell=tell,
         )
+    if job.blocks:
+        found: list[list[str]] = []
+        for ways in compared:
+            models = {way: network.make(way, device) for way in blocks.ways_of(ways)}
+            for case in all_cases(job.parts, job.sizes, job.batches):
+                tell(f"blocks of {case.part} {case.size} px, batch {case.batch} ({ways[0].dtype})")
+                found += blocks.rows(network, models, case, device=device, peaks=peaks, rounds=job.pairs)
+        notes.insert(0, markdown(blocks.HEAD, found))
     subject = f"{network.name} on the {device.replace('cuda', 'gpu').upper()}; peak {network_report.of_peaks(peaks)}"
     return Measured(timings, network_report.table(timings), network_report.panels(timings), "TFLOP/s", subject, notes)
 

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from asymvae.benchmark.turns import in_turns
 from asymvae.model.work import decode_work, encode_work, total
 
 Part = Literal["encode", "decode", "decode_masked"]
+PART_NAMES: Final = {"encode": "encode", "decode": "decode", "decode_masked": "decode(image, mask)"}  # in tables
 Call = Callable[[], Tensor]
 Tell = Callable[[str], None]
 

@@ -7,12 +7,11 @@ from itertools import groupby
 from typing import Final
 
 from asymvae.benchmark.contenders import Way
-from asymvae.benchmark.network import Timing
+from asymvae.benchmark.network import PART_NAMES, Timing
 from asymvae.benchmark.turns import Panels, Spread, number, panels_of, ratios
 from asymvae.tables import markdown
 
 _HEAD = ("part", "px", "batch", "network", "dtype", "layout", "images/s", "TFLOP/s", "of peak", "MiB")
-_PART = {"encode": "encode", "decode": "decode", "decode_masked": "decode(image, mask)"}
 _ORDER = {maker: place for place, maker in enumerate(("ours", "plain", "diffusers"))}
 NOTES: Final = (
     "Ours over it: how many times as many images/s ours makes, the median of each round's own ratio, with the least "
@@ -30,7 +29,7 @@ def table(timings: Sequence[Timing]) -> str:
     ours = sorted({timing.way for timing in timings if timing.maker == "ours"}, key=lambda way: way.compiled)
     heads = list(dict.fromkeys(f"{way} over it" for way in ours))
     rows: list[list[str]] = []
-    places = list(_PART)
+    places = list(PART_NAMES)
     in_order = sorted(timings, key=lambda timing: (places.index(timing.part), timing.size, timing.batch))
     for _, group in groupby(in_order, lambda timing: (timing.part, timing.size, timing.batch, timing.comparison)):
         rows += _rows(list(group), columns=len(heads))
@@ -48,9 +47,10 @@ def _rows(timings: Sequence[Timing], columns: int) -> list[list[str]]:
     ours += [{} for _ in range(columns - len(ours))]
     first = next((way for way, speed in speeds.items() if speed), None)
     rows = []
-    for way, of in sorted(by_way.items(), key=lambda item: _ORDER[item[0].maker]):
+    for way in sorted(by_way, key=lambda way: (_ORDER[way.maker], way.layout != "contiguous", way.dtype, way.compiled)):
+        of = by_way[way]
         one = of[0]
-        row = [_PART[one.part], str(one.size), str(one.batch), str(way), one.dtype, one.layout]
+        row = [PART_NAMES[one.part], str(one.size), str(one.batch), str(way), one.dtype, one.layout]
         if one.failed:
             row += [one.failed, *("" for _ in range(columns + 4))]
         else:
@@ -73,7 +73,7 @@ def panels(timings: Sequence[Timing]) -> Panels:
     """TFLOP/s over sizes and batches, a panel a part."""
     return panels_of(
         (
-            _PART[timing.part],
+            PART_NAMES[timing.part],
             f"{timing.way} {timing.dtype} {timing.layout}",
             f"{timing.size} px" if timing.batch == 1 else f"{timing.batch} x {timing.size} px",
             timing.flops_per_s / 1e12,

@@ -26,10 +26,12 @@ def quick(checkpoint: Path) -> list[str]:
 
 
 def test_the_model_s_table_and_files(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*quick(checkpoint), "--batches=1,2", "--output", str(tmp_path / "out")]) == 0
+    assert main([*quick(checkpoint), "--batches=1,2", "--blocks=true", "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.out.splitlines() if line[:1] == "|"]
-    assert [row[2:4] for row in rows[2:]] == [["1", "ours"], ["1", "diffusers"], ["2", "ours"], ["2", "diffusers"]]
+    assert [row[2:4] for row in rows[2:6]] == [["1", "ours"], ["1", "diffusers"], ["2", "ours"], ["2", "diffusers"]]
+    assert rows[6][3] == "block"
+    assert [row[3] for row in rows[8:20:2]] == ["middle", "up 0", "up 1", "up 2", "up 3", "the rest"]
     assert f"`python -m jobs.benchmark model --model.path={checkpoint}" in said.out
     assert "TFLOP/s in float32" in said.out
     assert "CPU allocator" in said.out

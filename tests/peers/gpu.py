@@ -3,7 +3,7 @@
 No network, no other package and no checkpoint is needed: weights are random, made on the device. First what must hold
 is checked against float64 on the CPU: each Triton kernel, the optimized network whole and in strips, diffusers' where
 it is installed, the same bytes again, attention's kernel. Then come the tables: ours beside diffusers, eager and
-compiled; CUDA graphs; large images in strips. All of it within --seconds (480): what doesn't fit is left out, and said.
+compiled; block by block; CUDA graphs; large images in strips. All of it within --seconds (480): what doesn't fit is left out, and said.
 Exit code 1 where a check failed.
 """
 
@@ -25,7 +25,7 @@ from asymvae.benchmark.contenders import NETWORKS, Network, Way, diffusers_is_th
 from asymvae.benchmark.machine import describe, headline
 from asymvae.tables import markdown
 from tests.peers import gpu_checks as checks
-from tests.peers.gpu_speed import Budget, OutOfTimeError, Plan, cases_of, modes, speed, tiling
+from tests.peers.gpu_speed import Budget, OutOfTimeError, Plan, by_block, cases_of, modes, speed, tiling
 
 _FULL = [(512, 16), (512, 1), (256, 16), (256, 1), (1024, 1), (1024, 16)]
 _COMPILED = [(512, 16), (512, 1), (256, 1), (1024, 1), (256, 16), (1024, 16)]
@@ -95,6 +95,7 @@ def _measure(flags: argparse.Namespace, budget: Budget) -> None:
     )
     steps: list[Callable[[], object]] = [
         lambda: speed(plan, [ours, theirs, theirs_last], _cases(flags, _FULL[:2], "decode"), budget, _say),
+        lambda: by_block(plan, [ours, theirs], _cases(flags, _FULL[:1]), budget, _say),
         lambda: modes(plan, _SMALL if flags.quick else [(256, 1), (512, 1), (512, 16)], budget, _say),
         lambda: tiling(plan, {576: 24.0} if flags.quick else _IN_STRIPS, budget, _say),
         lambda: speed(plan, [ours, theirs, theirs_last], _cases(flags, _FULL[2:]), budget, _say),
@@ -103,7 +104,7 @@ def _measure(flags: argparse.Namespace, budget: Budget) -> None:
         _say("--quick: nothing is compiled.")
     else:
         compiled = [ours, *(Way(way.maker, dtype, way.layout, True) for way in (ours, theirs))]
-        steps.insert(3, lambda: speed(plan, compiled, _cases(flags, _COMPILED), budget, _say))
+        steps.insert(4, lambda: speed(plan, compiled, _cases(flags, _COMPILED), budget, _say))
     for step in steps:
         step()
         if flags.device == "cuda":

@@ -92,8 +92,8 @@ class Bench:
 
 @torch.inference_mode()
 def parity(bench: Bench, dtype: str) -> Iterator[Check]:
-    """The optimized network, whole and in strips, may be off by twice as much as the plain one is on this device in this
-    dtype, and in float32 by 1e-5 in any case."""
+    """The optimized network, whole and in strips, may be off by twice as much as the plain one is on this device and in
+    this dtype, and in float32 by 1e-5 in any case."""
     plain = bench.model_as(dtype, optimized=False)
     by_itself = {name: bench.off(name, run()) for name, run in bench.calls(plain).items()}
     yield Check.within("plain: encode, decode", dtype, max(by_itself.values()), _PLAIN[dtype])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asymvae.benchmark import network_report
+from asymvae.benchmark import blocks, network_report
 from asymvae.benchmark.contenders import Network, Way
 from asymvae.benchmark.device import seconds_of
 from asymvae.benchmark.network import Case, Part, Timing, flops_of, make_call, make_inputs, measure_case
@@ -122,6 +122,21 @@ def _learn(plan: Plan, found: Sequence[Timing], seconds: float, compiled: Sequen
 
 def cases_of(shapes: Sequence[tuple[int, int]], parts: Sequence[Part]) -> list[Case]:
     return [Case(part, size, batch) for size, batch in shapes for part in parts]
+
+
+def by_block(plan: Plan, ways: Sequence[Way], cases: Sequence[Case], budget: Budget, say: Say) -> None:
+    """Where the time goes. Nothing where it doesn't fit."""
+    models = {way: plan.network.make(way, plan.device) for way in ways}
+    rows: list[list[str]] = []
+    for case in cases:
+        if plan.seconds(case, ways) > budget.left():
+            say(f"Left out for want of time: blocks of {case.part}.")
+            continue
+        rows += blocks.rows(
+            plan.network, models, case, device=plan.device, peaks={plan.dtype: plan.peak}, rounds=plan.rounds
+        )
+    if rows:
+        say(markdown(blocks.HEAD, rows))
 
 
 @torch.inference_mode()

@@ -41,6 +41,7 @@ def test_it_runs_where_torch_and_triton_alone_are_installed() -> None:
         assert f"| kernel {kernel}: " in said
     assert "diffusers is not installed. In its place stands *ours, plain*" in said
     assert "ours over it" in said
+    assert "| condition " in said
     assert "CUDA graph, ms" in said
     assert "| 576 | offloaded" in said
 
