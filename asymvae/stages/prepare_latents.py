@@ -135,7 +135,8 @@ def bucket_tiers(crop: CropSettings) -> list[list[Size]]:
     if crop.table:
         named = [SDXL if text == "sdxl" else (size_in(text),) for text in crop.table]
         return [sorted({size for sizes in named for size in sizes})]
-    bases = range(crop.base, (crop.least or crop.base) - 1, -crop.step)
+    least = crop.base if crop.least is None else crop.least
+    bases = [*range(crop.base, least, -crop.step), least]
     return [bucket_sizes(base, crop.step, crop.max_ratio) for base in bases]
 
 

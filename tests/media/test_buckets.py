@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
+from asymvae.config_latents import CropSettings
 from asymvae.media.buckets import SDXL, bucket_sizes, choose_bucket, cover, cut, times_reducible, window
 from asymvae.media.image import Image
+from asymvae.stages.prepare_latents import bucket_tiers
 from tests.tiny import picture
 
 sides = st.integers(1, 5000)
@@ -33,6 +35,12 @@ def test_the_nearest_aspect_ratio_is_taken_and_of_equal_ones_the_largest() -> No
     assert choose_bucket(3000, 5000, tiers) == (384, 640)
     assert choose_bucket(9000, 1000, tiers) == (640, 384)
     assert choose_bucket(300, 310, tiers) == (256, 256)
+
+
+def test_the_least_base_is_tried_though_it_is_no_whole_number_of_steps_below() -> None:
+    tiers = bucket_tiers(CropSettings(base=80, step=32, least=64))
+    assert tiers == [[(64, 96), (96, 64)], [(64, 64)]]
+    assert bucket_tiers(CropSettings(base=80, step=32)) == tiers[:1]
 
 
 def test_an_image_that_covers_no_bucket_falls_back_to_a_later_tier_or_to_none() -> None:
