@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from . import fused_norm
 from .convolution import Activation, Conv, Upsample, convolve_normalised, resnet_on_cuda
 from .norm import GroupNorm
+from .winograd_forms import Rows
 
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": F.silu,
@@ -41,13 +42,16 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = Conv(in_channels, out_channels, 1) if in_channels != out_channels else None
         self.act = act
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.norm1.fused and self.act is F.silu and fused_norm.takes(x):
+    def forward(self, x: Tensor, rows: Rows | None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W), or only the ``rows`` of that."""
+        if rows is None and self.norm1.fused and self.act is F.silu and fused_norm.takes(x):
             return resnet_on_cuda((self.norm1, self.conv1), (self.norm2, self.conv2), self.conv_shortcut, x)
         hidden = convolve_normalised(self.conv1, self.norm1, self.act, x)
+        if rows is not None:
+            x = x[:, :, slice(*rows)]
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
-        return convolve_normalised(self.conv2, self.norm2, self.act, hidden, residual=x)
+        return convolve_normalised(self.conv2, self.norm2, self.act, hidden, residual=x, rows=rows)
 
 
 class Attention(nn.Module):
@@ -126,6 +130,23 @@ class UpBlock(nn.Module):
         for resnet in self.resnets:
             x = resnet(x)
         return x if self.upsamplers is None else self.upsamplers[0](x)
+
+    def forward_rows(self, x: Tensor, wanted: Rows) -> tuple[Tensor, Rows]:
+        """Only the ``wanted`` rows of what the block makes, or a few more, and which: exactly those of the whole.
+
+        Norms need all of what they see: only what follows the last of them is saved, a convolution, and the larger
+        one of the upsampling.
+        """
+        *others, last = self.resnets
+        for resnet in others:
+            x = resnet(x)
+        if self.upsamplers is None:
+            return last(x, wanted), wanted
+        height = x.shape[2]
+        first, end = wanted[0] // 2, -(-wanted[1] // 2)
+        x = last(x, (max(first - 1, 0), min(end + 1, height)))
+        x = F.pad(x, (0, 0, int(first == 0), int(end == height)))  # each with its neighbours, zeros beyond the border
+        return self.upsamplers[0](x, halo=True), (2 * first, 2 * end)
 
 
 def _resnets(in_channels: int, out_channels: int, layers: int, groups: int, act: Activation) -> nn.ModuleList:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .convolution import Conv
+from .winograd_forms import Rows
 
 
 class ConditionEncoder(nn.Module):
@@ -86,23 +87,47 @@ class Condition:
         self._known = 1 - (mask if index is None else mask[index])
         self._sources = encoder.wanted()
 
-    def blend(self, level: int, x: Tensor) -> Tensor:
-        """``x`` (N, C, h, w) in the hole, the features of ``level`` outside it; ``x`` is given up."""
+    def hole_rows(self, level: int, x: Tensor) -> Rows | None:
+        """The rows of ``level`` that have a hole in some sample, one at least; None where that is not worth knowing:
+        on a GPU the host would wait for it, and compiled code and gradients are of whole maps. ``x``: a map."""
+        if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
+            return None
+        found = torch.nonzero((self._known_at(level) < 1).any(dim=3).any(dim=0)[0])
+        return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 1)
+
+    def blend(self, level: int, x: Tensor, rows: Rows | None = None) -> Tensor:
+        """``x`` (N, C, h, w) in the hole, the features of ``level`` outside it. ``rows``: ``x`` is of those alone, and
+        what lies outside them is no hole. ``x`` is given up."""
         source = self._sources[level]
         if source == 0:
             feature = self._encoder.first(self._masked)
         elif source in self._sources[level + 1 :]:
-            feature = self._features[source]
+            feature = self._features[source].clone() if rows is not None else self._features[source]
         else:
             feature = self._features.pop(source)
         if self._index is not None:
             feature = feature[self._index]
-        known = self._known
-        if known.shape[-2:] != x.shape[-2:]:
-            known = F.interpolate(known, size=x.shape[-2:], mode="nearest")
-        feature, known = feature.to(x.dtype), known.to(x.dtype)  # autocast makes them of another
+        feature, known = feature.to(x.dtype), self._known_at(level).to(x.dtype)  # autocast makes them of another
         # exact where the mask is 0 or 1
-        return torch.lerp(x, feature, known) if x.requires_grad or feature.requires_grad else x.lerp_(feature, known)
+        if rows is None:
+            return (
+                torch.lerp(x, feature, known) if x.requires_grad or feature.requires_grad else x.lerp_(feature, known)
+            )
+        if feature.shape[0] != x.shape[0]:
+            feature = feature.expand(x.shape[0], -1, -1, -1).contiguous(memory_format=_format(feature))
+        chosen = slice(*rows)
+        feature[:, :, chosen].lerp_(x, 1 - known[:, :, chosen])
+        return feature
+
+    def _known_at(self, level: int) -> Tensor:
+        """(N or 1, 1, h, w): 1 - the mask, at a level's size."""
+        cell = self._encoder.levels[level][1]
+        return self._known if cell == 1 else self._known[:, :, ::cell, ::cell]  # as nearest interpolation picks
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def prepare_condition(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from . import fused_norm
 from .norm import GroupNorm, Moments
-from .winograd_forms import WinogradForm
+from .winograd_forms import Rows, WinogradForm
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -77,19 +77,36 @@ def double(x: Tensor) -> Tensor:
 
 
 def convolve_normalised(
-    conv: Conv, norm: GroupNorm, act: Activation, x: Tensor, residual: Tensor | None = None
+    conv: Conv,
+    norm: GroupNorm,
+    act: Activation,
+    x: Tensor,
+    residual: Tensor | None = None,
+    rows: Rows | None = None,
 ) -> Tensor:
-    """``conv(act(norm(x)))``, plus ``residual``: in one pass over the map where the convolution's form can."""
+    """``conv(act(norm(x)))``, a 3x3 convolution, plus ``residual``: in one pass over the map where the convolution's
+    form can. ``rows``: only those rows of it are made, and ``residual`` is of those rows; the norm is of the whole map.
+    """
     form = conv.form
     if form is not None and form.suits(x):
-        moments = Moments(norm.num_groups)
-        rows = max(1, _PIECE // (x.shape[0] * x.shape[1] * x.shape[3]))
-        for piece in torch.split(x, rows, dim=2):
-            moments.add(piece)
-        fused: Tensor = form(x, conv.bias, affine=moments.affine(norm), act=act, residual=residual)
+        affine = _moments(norm, x).affine(norm)
+        fused: Tensor = form(x, conv.bias, affine=affine, act=act, residual=residual, rows=rows)
         return fused
+    if rows is not None:
+        scale, shift = _moments(norm, x).affine(norm)
+        seen = act(torch.addcmul(shift, x[:, :, max(rows[0] - 1, 0) : rows[1] + 1].to(scale.dtype), scale)).to(x.dtype)
+        seen = F.pad(seen, (0, 0, int(rows[0] == 0), int(rows[1] == x.shape[2])))
+        made = F.conv2d(seen, conv.weight, conv.bias, padding=(0, 1))
+        return made if residual is None else add(made, residual)
     out: Tensor = conv(norm(x, silu=True) if act is F.silu else act(norm(x)))
     return out if residual is None else add(out, residual)
+
+
+def _moments(norm: GroupNorm, x: Tensor) -> Moments:
+    moments = Moments(norm.num_groups)
+    for piece in torch.split(x, max(1, _PIECE // (x.shape[0] * x.shape[1] * x.shape[3])), dim=2):
+        moments.add(piece)
+    return moments
 
 
 def add(x: Tensor, other: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,11 +61,17 @@ class Decoder(nn.Module):
         if image is not None and mask is not None:
             condition = Condition(self.condition_encoder, image, mask, condition_index)
         x = self.mid_block(self.conv_in(z))
-        for level, block in enumerate(self.up_blocks):
-            if condition is not None:
-                x = condition.blend(level, x)
-            x = block(x)
-        if condition is not None:
-            x = condition.blend(len(self.up_blocks), x)
+        block: Any
+        if condition is None:
+            for block in self.up_blocks:
+                x = block(x)
+        else:
+            x = condition.blend(0, x)
+            for level, block in enumerate(self.up_blocks, start=1):
+                # What a block makes outside the hole is replaced at once: where it costs nothing to know the hole's
+                # rows, only they are made.
+                rows = condition.hole_rows(level, x)
+                x, rows = (block(x), None) if rows is None else block.forward_rows(x, rows)
+                x = condition.blend(level, x, rows)
         # the last activation is SiLU whatever act_fn says, as in diffusers
         return convolve_normalised(self.conv_out, self.conv_norm_out, F.silu, x)

@@ -20,6 +20,9 @@ _TILES = 128
 _LEAST_TILES = 16
 
 
+Rows = tuple[int, int]  # of a map: from the first, to before the second
+
+
 class WinogradForm(nn.Module):
     """What the three forms share. ``scale`` is the map's pixels a position of the correlation, in height and width;
     ``NUMBERS`` is what is kept for each pair of channels, in float32."""
@@ -53,23 +56,25 @@ class WinogradForm(nn.Module):
         act: Callable[[Tensor], Tensor] | None = None,
         residual: Tensor | None = None,
         halo: bool = False,
+        rows: Rows | None = None,
     ) -> Tensor:
         """The convolution of ``act(x * scale + shift)``, plus ``bias`` and ``residual``.
 
         ``affine``: scale and shift, (N, C, 1, 1) float32. ``act`` leaves 0 at 0. ``halo``: ``x`` brings the rows above
-        and below the map, which else are zeros.
+        and below the map, which else are zeros. ``rows``, of a 3x3 convolution: only those are made of the result.
         """
         source = _Padded(x, affine, act, halo)
         height, width = (side // self.scale for side in source.size)
-        out = self._output(x, height, width)
-        places = self._places(height), self._places(width)
+        start, end = (0, height) if rows is None else rows
+        out = self._output(x, end - start, width)
+        places = self._places(end - start), self._places(width)
         columns = -(-places[1] // TILE)
-        rows = min(max(1, _TILES // columns), -(-places[0] // TILE))
-        together = max(1, _TILES // (rows * columns)) if rows * TILE >= places[0] else 1  # small maps go in groups
+        deep = min(max(1, _TILES // columns), -(-places[0] // TILE))
+        together = max(1, _TILES // (deep * columns)) if deep * TILE >= places[0] else 1  # small maps go in groups
         for maps in (slice(i, i + together) for i in range(0, x.shape[0], together)):
-            for first in range(0, places[0], rows * TILE):
-                tiles = self.winograd(self._read(source, maps, first, rows, columns))
-                last = min(first + rows * TILE, places[0])
+            for first in range(0, places[0], deep * TILE):
+                tiles = self.winograd(self._read(source, maps, start + first, deep, columns))
+                last = min(first + deep * TILE, places[0])
                 self._write(out[maps], tiles, bias, None if residual is None else residual[maps], first, last)
         return out
 
