@@ -20,13 +20,12 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class BatchMaker:
-    """What becomes of rows. ``latent_dtype`` is the stored one, ``dtype`` the batch's."""
+    """What becomes of rows. ``dtype``: of the batch's latents."""
 
     batch_size: int
     latents: Sequence[str]  # of the columns mean and logvar
     columns: Sequence[str]
     scaling_factor: float
-    latent_dtype: str
     dtype: torch.dtype
     seed: int
     epoch: int
@@ -37,14 +36,11 @@ class BatchMaker:
         Padding repeats the rows of its own batch.
         """
         found, count = held.find(pick.places), len(pick.places)
-        stored = {name: _gather(found, count, [part.latents[name] for part, _, _ in found]) for name in self.latents}
-        seeds = _gather(found, count, [self._seeds(part) for part, _, _ in found])
+        latents = self._latents(found)
         repeat = torch.arange(self.batch_size) % count
-        latents = self._latents(stored, seeds)
-        if count < self.batch_size:
-            latents = latents[repeat]
+        latents[count:] = latents[repeat[count:]]
         batch: Batch = {
-            "latents": latents.view(self.batch_size, *found[0][0].shape).to(self.dtype),
+            "latents": latents.view(self.batch_size, *found[0][0].shape),
             "is_padding": torch.arange(self.batch_size) >= pick.real,
         }
         for name in self.columns:
@@ -56,19 +52,22 @@ class BatchMaker:
                 batch[name] = torch.from_numpy(_gather(found, count, cells))[repeat]
         return batch
 
-    def _latents(self, stored: dict[str, NDArray[Any]], seeds: NDArray[np.uint64]) -> Tensor:
-        """(n, C * h * w) float32: (mean + std * eps) * scaling_factor, or the mean alone."""
-        latents = self._float(stored["mean"])
-        if "logvar" in stored:
-            noise, generator = torch.empty_like(latents), torch.Generator()
-            for row, seed in zip(noise, seeds.tolist(), strict=True):
-                row.normal_(generator=generator.manual_seed(seed))
-            latents.addcmul_(self._float(stored["logvar"]).mul_(0.5).exp_(), noise)
-        return latents.mul_(self.scaling_factor)
-
-    def _float(self, values: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(values)
-        return (tensor.view(torch.bfloat16) if self.latent_dtype == "bfloat16" else tensor).float()
+    def _latents(self, found: Sequence[Found]) -> Tensor:
+        """(B, C * h * w): (mean + std * eps) * scaling_factor, or the mean alone; of repeats nothing yet."""
+        length = found[0][0].latents["mean"].shape[1]
+        latents, generator = torch.empty(self.batch_size, length, dtype=self.dtype), torch.Generator()
+        # Row by row, in float32: what a row takes stays in the cache.
+        latent, std, noise = (torch.empty(length) for _ in range(3))
+        for part, numbers, rows in found:
+            mean, logvar = part.latents["mean"], part.latents.get("logvar")
+            seeds = self._seeds(part)[rows].tolist()
+            for number, row, seed in zip(numbers.tolist(), rows.tolist(), seeds, strict=True):
+                latent.copy_(mean[row])
+                if logvar is not None:
+                    noise.normal_(generator=generator.manual_seed(seed))
+                    latent.addcmul_(std.copy_(logvar[row]).mul_(0.5).exp_(), noise)
+                latents[number].copy_(latent.mul_(self.scaling_factor))
+        return latents
 
     def _seeds(self, part: Slice) -> NDArray[np.uint64]:
         """Of each row's noise: from the epoch and the row's place in its part, never from who reads it when."""

@@ -191,7 +191,6 @@ class LatentDataset(IterableDataset[Batch]):
             latents,
             self._columns,
             float(stamp.scaling_factor),
-            stamp.latent_dtype,
             self._dtype,
             self._order.seed,
             epoch,

@@ -11,7 +11,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+import torch.utils.dlpack
 from numpy.typing import NDArray
+from torch import Tensor
 
 from asymvae.latents.order import Pick, Piece, Stretch
 from asymvae.latents.parts import LatentPart
@@ -27,8 +30,8 @@ _BUFFER_BYTES: Final = 2 * 2**20  # of a column's compressed bytes, read at once
 class Slice:
     """Consecutive rows of one row group: ``place`` is the first one's in the worker's stretch of ``bucket``.
 
-    ``latents``: mean and, where asked for, logvar, each (rows, C * h * w) as stored. ``part_row``: the first row's
-    number in its part.
+    ``latents``: mean and, where asked for, logvar, each (rows, C * h * w) as stored, in Arrow's memory. ``part_row``:
+    the first row's number in its part.
     """
 
     bucket: int
@@ -37,7 +40,7 @@ class Slice:
     part: str
     part_row: int
     shape: tuple[int, int, int]
-    latents: dict[str, NDArray[Any]]
+    latents: dict[str, Tensor]
     columns: dict[str, Cells]
 
     @property
@@ -107,13 +110,18 @@ class SliceReader:
         if (shapes != shapes[0]).any():
             raise ValueError(f"{part.name}: rows of one bucket have different shapes")
         channels, height, width = (int(side) for side in shapes[0])
-        latents = {name: _numbers(part, name, batch) for name in self._latents}
+        latents = {name: self._tensor(part, name, batch) for name in self._latents}
         for name, values in latents.items():
             if values.shape[1] != channels * height * width:
                 raise ValueError(f"{part.name}: {name} has {values.shape[1]} values, shape says {shapes[0].tolist()}")
         columns = {name: _cells(part, name, batch) for name in self._columns}
         shape = (channels, height, width)
         return Slice(self._bucket, place, batch.num_rows, part.name, part_row, shape, latents, columns)
+
+    def _tensor(self, part: LatentPart, name: str, batch: pa.RecordBatch) -> Tensor:
+        # By DLPack: numpy's view of Arrow's memory is read-only, of which torch warns.
+        values = torch.utils.dlpack.from_dlpack(_values(part, name, batch)).view(batch.num_rows, -1)
+        return values.view(torch.bfloat16) if values.dtype == torch.uint16 else values
 
 
 @lru_cache(64)
@@ -130,18 +138,22 @@ def _cells(part: LatentPart, name: str, batch: pa.RecordBatch) -> Cells:
 
 def _numbers(part: LatentPart, name: str, batch: pa.RecordBatch) -> NDArray[Any]:
     """(rows,), or (rows, n) of lists that all have n elements; no copy where Arrow's memory will do."""
+    array: NDArray[Any] = _values(part, name, batch).to_numpy(zero_copy_only=False)
+    return array.reshape(batch.num_rows, -1) if pa.types.is_list(batch.schema.field(name).type) else array
+
+
+def _values(part: LatentPart, name: str, batch: pa.RecordBatch) -> pa.Array:
+    """The column's values; of lists, which must have the same length, the elements of all."""
     column = batch.column(name)
-    listed = pa.types.is_list(column.type)
-    values = column.flatten() if listed else column
+    is_list = pa.types.is_list(column.type)
+    values = column.flatten() if is_list else column
     if column.null_count or values.null_count:
         raise ValueError(f"{part.name}: {name} has nulls")
-    array: NDArray[Any] = values.to_numpy(zero_copy_only=False)
-    if not listed:
-        return array
-    lengths = np.diff(column.offsets.to_numpy())
-    if (lengths != lengths[0]).any():
-        raise ValueError(f"{part.name}: the lists of {name} have different lengths")
-    return array.reshape(len(column), -1)
+    if is_list:
+        lengths = np.diff(column.offsets.to_numpy())
+        if (lengths != lengths[0]).any():
+            raise ValueError(f"{part.name}: the lists of {name} have different lengths")
+    return values
 
 
 Found = tuple[Slice, NDArray[np.int64], NDArray[np.int64]]  # a slice, numbers of places in it, their rows there
