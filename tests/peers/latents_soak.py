@@ -8,6 +8,7 @@ moments, each time started again, and compares every part.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import random
@@ -61,37 +62,40 @@ def command(folder: Path, out: str, *flags: str) -> list[str]:
     ]
 
 
-def run_and_kill(folder: Path, out: str, actors: int, rng: random.Random, between: tuple[float, float]) -> int:
-    """Runs until it ends by itself; the number of kills."""
-    kills = 0
+def committed(out: Path) -> int:
+    return len(list((out / "_commits").glob("*.json")))
+
+
+def run_and_kill(folder: Path, out: str, actors: int, rng: random.Random, most: int) -> int:
+    """Runs until it ends by itself, killed twice on the way, each time after 1 to ``most`` more shards and a random
+    moment; the number of kills."""
     environment = os.environ | {"RAY_ADDRESS": "local"}
     wanted = command(folder, out, f"--workers.min={actors}", f"--workers.max={actors}")
+    kills = 0
     while True:
         driver = subprocess.Popen(wanted, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            code = driver.wait(rng.uniform(*between) if kills < 3 else None)
-        except subprocess.TimeoutExpired:
-            family = psutil.Process(driver.pid).children(recursive=True)
-            for process in [psutil.Process(driver.pid), *family]:
-                try:
-                    process.send_signal(signal.SIGKILL)
-                except psutil.NoSuchProcess:
-                    continue
-            driver.wait()
-            psutil.wait_procs(family, timeout=10)
-            kills += 1
-            print(f"  killed, {len(list((folder / out / '_commits').glob('*.json')))} shards committed", flush=True)
-            continue
-        if code != 0:
-            raise SystemExit(f"the job ended with {code}")
-        return kills
+        until = committed(folder / out) + rng.randint(1, most)
+        while driver.poll() is None and (kills == 2 or committed(folder / out) < until):
+            time.sleep(0.05)
+        if driver.poll() is not None:
+            if driver.returncode != 0:
+                raise SystemExit(f"the job ended with {driver.returncode}")
+            return kills
+        time.sleep(rng.uniform(0, 1.5))
+        family = psutil.Process(driver.pid).children(recursive=True)
+        for process in [psutil.Process(driver.pid), *family]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        driver.wait()
+        psutil.wait_procs(family, timeout=10)
+        kills += 1
+        print(f"  killed, {committed(folder / out)} shards committed", flush=True)
 
 
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--crops", type=int, default=20_000)
     flags.add_argument("--shards", type=int, default=20)
-    flags.add_argument("--kill-after", type=float, nargs=2, default=(15.0, 40.0), metavar=("LEAST", "MOST"))
     options = flags.parse_args()
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
@@ -105,7 +109,7 @@ def main() -> None:
         wanted = parts_of(folder / "undisturbed")
         for actors in (1, 2):
             started = time.monotonic()
-            kills = run_and_kill(folder, str(actors), actors, rng, tuple(options.kill_after))
+            kills = run_and_kill(folder, str(actors), actors, rng, max(1, options.shards // 4))
             report = audit(str(folder / str(actors)), deep=True)
             same = parts_of(folder / str(actors)) == wanted
             print(
