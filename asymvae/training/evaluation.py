@@ -181,7 +181,7 @@ class _Scale:
 
     def _masked(self, key: str, fields: Mapping[Any, bytes]) -> list[Item]:
         """The image with its own mask; nothing where that has no hole, or leaves nothing known."""
-        planned = self.prepare(0, key, fields)
+        planned = self.prepare(1, key, fields)  # items of one index share a mask, and the whole image has another
         if isinstance(planned, Fault):
             self.evaluation.bad[key, planned.code] = None
             return []
