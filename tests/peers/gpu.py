@@ -3,8 +3,8 @@
 No network, no other package and no checkpoint is needed: weights are random, made on the device. First what must hold
 is checked against float64 on the CPU: each Triton kernel, the optimized network whole and in strips, diffusers' where
 it is installed, the same bytes again, attention's kernel. Then come the tables: ours beside diffusers, eager and
-compiled; block by block; CUDA graphs; large images in strips. All of it within --seconds (480): what doesn't fit is left out, and said.
-Exit code 1 where a check failed.
+compiled; block by block; CUDA graphs; large images in strips. All of it within --seconds (480): what doesn't fit is
+left out, and said. Exit code 1 where a check failed.
 """
 
 from __future__ import annotations

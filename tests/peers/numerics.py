@@ -1,6 +1,6 @@
 """What half precision costs, in decoded images: PSNR (dB) against the same in float64, on trained and random weights.
 
-python -m tests.peers.numerics [--size 256] [--threads 1]
+python -m tests.peers.numerics [--size 256] [--images 4] [--threads 1]     # float16 takes minutes on a CPU
 
 Trained: the demonstration checkpoint on the photographs that it was not trained on (configs/samples). Random: the same
 architecture, its weights drawn; images are then no pictures, and have no dB in the sense of a viewer, but rounding is
@@ -59,25 +59,27 @@ def pictures(size: int) -> list[Tensor]:
     return found
 
 
-def models() -> dict[str, AsymmetricAutoencoderKL]:
+def load(weights: str) -> AsymmetricAutoencoderKL:
+    if weights == "trained":
+        return AsymmetricAutoencoderKL.from_pretrained(CHECKPOINT)
     drawn = AsymmetricAutoencoderKL(**DEMO).eval()
     randomise(drawn, 1)
-    return {"trained": AsymmetricAutoencoderKL.from_pretrained(CHECKPOINT), "random": drawn}
+    return drawn
 
 
 @torch.inference_mode()
-def measure(images: Sequence[Tensor], dtypes: Sequence[str] = tuple(DTYPES)) -> Iterator[Row]:
-    """Of each weights, part and dtype: the plain network and the optimized one, against float64's."""
-    for weights, model in models().items():
-        exact = [_decoded(copy.deepcopy(model).double(), image) for image in images]
-        for dtype in dtypes:
-            for optimized in (False, True):
-                made = copy.deepcopy(model).to(DTYPES[dtype])
-                made = made.optimize() if optimized else made
-                found = [_decoded(made, image) for image in images]
-                for part in PARTS:
-                    each = [_psnr(one[part], reference[part]) for one, reference in zip(found, exact, strict=True)]
-                    yield Row(weights, part, dtype, optimized, tuple(each))
+def measure(weights: str, images: Sequence[Tensor]) -> Iterator[Row]:
+    """Of each dtype and part: the plain network and the optimized one, against the plain one in float64."""
+    model = load(weights)
+    exact = [_decoded(copy.deepcopy(model).double(), image) for image in images]
+    for dtype in DTYPES:
+        for optimized in (False, True):
+            made = copy.deepcopy(model).to(DTYPES[dtype])
+            made = made.optimize() if optimized else made
+            found = [_decoded(made, image) for image in images]
+            for part in PARTS:
+                each = [_psnr(one[part], reference[part]) for one, reference in zip(found, exact, strict=True)]
+                yield Row(weights, part, dtype, optimized, tuple(each))
 
 
 def _decoded(model: AsymmetricAutoencoderKL, image: Tensor) -> dict[str, Tensor]:
@@ -110,12 +112,14 @@ def table(rows: Sequence[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--images", type=int, default=4, help="of those that are large enough, spread over them")
     parser.add_argument("--threads", type=int, default=1)
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     images = pictures(flags.size)
+    images = images[:: max(1, len(images) // flags.images)][: flags.images]
     print(f"{len(images)} photographs, {flags.size} px, torch {torch.__version__}\n")
-    print(table(list(measure(images))))
+    print(table([row for weights in ("trained", "random") for row in measure(weights, images)]))
 
 
 if __name__ == "__main__":
