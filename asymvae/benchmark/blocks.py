@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -98,15 +98,30 @@ def _clock(model: Any, case: Case, device: str) -> Iterator[Seconds]:
         synchronize(device)
         seconds[name] = time.perf_counter() - started[name]
 
+    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **how: Any) -> Any:
+            before(name)
+            made = call(*given, **how)
+            after(name)
+            return made
+
+        return run
+
     hooks = []
-    for name, module in _modules(model, case).items():
+    modules = _modules(model, case)
+    by_rows = [name for name, module in modules.items() if hasattr(module, "forward_rows")]  # no hook sees that
+    for name, module in modules.items():
         hooks.append(module.register_forward_pre_hook(lambda *_, name=name: before(name)))
         hooks.append(module.register_forward_hook(lambda *_, name=name: after(name)))
+    for name in by_rows:
+        modules[name].forward_rows = timed(name, modules[name].forward_rows)
     try:
         yield seconds
     finally:
         for hook in hooks:
             hook.remove()
+        for name in by_rows:
+            del modules[name].forward_rows
 
 
 def ways_of(ways: Sequence[Way]) -> list[Way]:

@@ -40,5 +40,10 @@ def test_nothing_is_left_on_the_models() -> None:
     network = Network.of("tiny", tiny_model())
     (way,) = all_ways("float32", layouts=[])
     model = network.make(way, "cpu")
-    list(blocks.rows(network, {way: model}, Case("decode", 32, 1), device="cpu", peaks={"float32": 1e11}, rounds=1))
+    list(
+        blocks.rows(
+            network, {way: model}, Case("decode_masked", 32, 1), device="cpu", peaks={"float32": 1e11}, rounds=1
+        )
+    )
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert not any("forward_rows" in vars(module) for module in model.modules())
