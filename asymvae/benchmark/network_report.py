@@ -20,8 +20,8 @@ NOTES: Final = (
     "matrix product reaches in the same dtype. Ours comes to the same result with fewer operations (a folded "
     "upsampling takes 4/9 of its convolution's, Winograd's way 1/4 of the multiplications), so that more than 100% is "
     "no error.",
-    "The hole is the middle half of rows and columns. With image and mask ours makes, on a CPU, only the rows that hold "
-    "a hole of each block's last layers: other holes, other times.",
+    "The hole is the middle half of rows and columns. With image and mask ours makes, on a CPU, only the rows that "
+    "hold a hole of each block's last layers: other holes, other times.",
     "Off by: the largest difference from the first row of the comparison, over its largest value.",
 )
 
