@@ -127,7 +127,7 @@ def test_the_rooms_form_no_circle() -> None:
 def test_what_is_read_here_is_what_is_imported(tmp_path: Path) -> None:
     found = dict.fromkeys(module for _, module in imports(ROOT / "asymvae/model/decoder.py"))
     assert list(found) == [
-        "__future__", "torch", "torch.nn",
+        "__future__", "typing", "torch", "torch.nn",
         "asymvae.model.blocks", "asymvae.model.condition", "asymvae.model.config", "asymvae.model.convolution",
         "asymvae.model.norm",
     ]  # fmt: skip
