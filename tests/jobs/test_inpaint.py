@@ -330,7 +330,7 @@ def test_inverted_masks_are_warned_of(tmp_path: Path, inpaint: Inpaint) -> None:
     assert "mask_polarity" not in inpaint(flags[0], f"{flags[1]}/right").err
     ran = inpaint(flags[0], f"{flags[1]}/wrong", "--input.mask_polarity=black_is_hole")
     assert ran.code == 0
-    assert "warning: holes cover 75% of the images of shard a" in ran.err
+    assert "warning: shard a: holes cover 75% of its images" in ran.err
     assert "input.mask_polarity (black_is_hole)" in ran.err
 
 
@@ -346,7 +346,7 @@ def lose(shards: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
             if shard.name in shards:
                 raise ConnectionError("reset by s3://me:hush@store/in?token=hush2")
 
-    monkeypatch.setattr("asymvae.pipeline.shard_run.read_shard", broken)
+    monkeypatch.setattr("asymvae.pipeline.kinds.inpaint.read_shard", broken)
 
 
 def test_a_shard_that_can_not_be_read_is_named_and_done_by_the_next_run(

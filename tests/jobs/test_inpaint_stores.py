@@ -130,7 +130,7 @@ def test_no_record_and_no_word_holds_a_secret(
     assert [ran.code for ran in calls] == [0, 0, 2, 2, 2, 2, 2, 2]
     assert "model.path" in calls[-1].err
     monkeypatch.setattr(
-        "asymvae.pipeline.shard_run.read_shard", lambda shard, _: (_ for _ in ()).throw(OSError(f"GET {shard.url}"))
+        "asymvae.pipeline.kinds.inpaint.read_shard", lambda shard, _: (_ for _ in ()).throw(OSError(f"GET {shard.url}"))
     )
     lost = inpaint(f"--input.urls={url.format(name='a')}", f"--output.url={tmp_path}/lost")
     assert (lost.code, "failed: shard a: OSError: GET http://" in lost.err) == (1, True)
