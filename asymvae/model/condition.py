@@ -88,12 +88,15 @@ class Condition:
         self._sources = encoder.wanted()
 
     def hole_rows(self, level: int, x: Tensor) -> Rows | None:
-        """The rows of ``level`` that have a hole in some sample, one at least; None where that is not worth knowing:
-        on a GPU the host would wait for it, and compiled code and gradients are of whole maps. ``x``: a map."""
+        """The rows of ``level`` that have a hole in some sample, one at least; None for all of them, and where that is
+        not worth knowing: on a GPU the host would wait for it, and compiled code and gradients are of whole maps.
+        ``x``: a map."""
         if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
             return None
-        found = torch.nonzero((self._known_at(level) < 1).any(dim=3).any(dim=0)[0])
-        return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 1)
+        holes = (self._known_at(level) < 1).any(dim=3).any(dim=0)[0]
+        found = torch.nonzero(holes)
+        rows = (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 1)
+        return None if rows == (0, len(holes)) else rows
 
     def blend(self, level: int, x: Tensor, rows: Rows | None = None) -> Tensor:
         """``x`` (N, C, h, w) in the hole, the features of ``level`` outside it. ``rows``: ``x`` is of those alone, and
