@@ -52,7 +52,8 @@ def test_an_overflow_is_its_sample_s_error_row_and_changes_no_neighbour(
     assert list(made[3]) == ["dim0", "dim1"]
     for key, pixels in made[2].items():
         # Not the same batch size, so not the same bytes for certain: within rounding of float16.
-        assert np.abs(made[3][key].astype(int) - pixels).max() <= 1
+        # float16: with other neighbours the decoder makes other rows of the hole, and rounds them otherwise
+        assert np.abs(made[3][key].astype(int) - pixels).max() <= 2
 
 
 def test_the_same_sample_is_a_result_in_bfloat16(tmp_path: Path) -> None:
