@@ -181,7 +181,10 @@ class _Scale:
 
     def _masked(self, key: str, fields: Mapping[Any, bytes]) -> list[Item]:
         """The image with its own mask; nothing where that has no hole, or leaves nothing known."""
-        planned = self.prepare(1, key, fields)  # items of one index share a mask, and the whole image has another
+        own = {
+            role: data for role, data in fields.items() if role != "json"
+        }  # which says the kind here, and no settings
+        planned = self.prepare(1, key, own)  # items of one index share a mask, and the whole image has another
         if isinstance(planned, Fault):
             self.evaluation.bad[key, planned.code] = None
             return []
