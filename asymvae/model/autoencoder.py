@@ -201,6 +201,7 @@ class AsymmetricAutoencoderKL(nn.Module):
         afterwards are rearranged anew; weights that are changed in place are not: call it again.
         """
         layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._optimized = False  # not before the weights lie as they will
         self.to(memory_format=layout)  # type: ignore[call-overload]  # torch's own stubs lack it
         self._optimized = rearrange
         self._rearrange()
@@ -224,8 +225,9 @@ class AsymmetricAutoencoderKL(nn.Module):
         self.decode(z, image=image, mask=image.new_zeros((batch, 1, height, width), dtype=torch.bool))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        optimize.restore(self)  # forms are kept in dtypes of their own, and a device may have no room for another's
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._rearrange()  # forms are kept in dtypes of their own
+        self._rearrange()
         return self
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:

@@ -38,15 +38,18 @@ class Upsample(nn.Module):
     """Doubles the size: nearest, then a 3x3 convolution.
 
     Of nine pixels that the convolution sees four are different: as one transposed 4x4 convolution of stride 2
-    (``fold``) it is 4/9 of the work, exactly the same sums but for their order.
+    (``fold``) it is 4/9 of the work, exactly the same sums but for their order. A ``form`` is of both steps, so it is
+    this module's and not the convolution's, which sees the doubled map.
     """
 
     folded: Tensor | None
+    form: WinogradForm | None
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = Conv(channels, channels, 3, padding=1)
         self.register_buffer("folded", None, persistent=False)
+        self.register_module("form", None)
 
     def fold(self) -> None:
         weight = self.conv.weight.detach()
@@ -56,14 +59,12 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, *, halo: bool = False) -> Tensor:
         """``x``: (N, C, H, W) -> (N, C, 2 * H, 2 * W). ``halo``: ``x`` brings the rows above and below the map."""
-        form = self.conv.form
-        if form is not None and form.suits(x):
-            out: Tensor = form(x, self.conv.bias, halo=halo)
+        if self.form is not None and self.form.suits(x):
+            out: Tensor = self.form(x, self.conv.bias, halo=halo)
         elif self.folded is not None:
             out = F.conv_transpose2d(x, self.folded, self.conv.bias, stride=2, padding=(3 if halo else 1, 1))
         elif halo:
-            doubled = double(x)[:, :, 1:-1]  # a row of each neighbour's two
-            out = F.conv2d(doubled, self.conv.weight, self.conv.bias, padding=(0, 1))
+            out = convolve_rows(self.conv, double(x)[:, :, 1:-1])  # a row of each neighbour's two
         else:
             out = self.conv(double(x))
         return out
@@ -74,6 +75,14 @@ def double(x: Tensor) -> Tensor:
     if x.numel() * 4 >= 2**31:
         x = x.contiguous()  # CUDA's channels_last kernel counts in 32 bits (pytorch issue 141831)
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def convolve_rows(conv: Conv, rows: Tensor) -> Tensor:
+    """``conv`` over rows that come with their neighbours (or zeros): only the sides are padded."""
+    if conv.form is not None and conv.form.suits(rows):
+        out: Tensor = conv.form(rows, conv.bias, halo=True)
+        return out
+    return F.conv2d(rows, conv.weight, conv.bias, stride=conv.stride, padding=(0, 1))
 
 
 def convolve_normalised(
@@ -95,8 +104,7 @@ def convolve_normalised(
     if rows is not None:
         scale, shift = _moments(norm, x).affine(norm)
         seen = act(torch.addcmul(shift, x[:, :, max(rows[0] - 1, 0) : rows[1] + 1].to(scale.dtype), scale)).to(x.dtype)
-        seen = F.pad(seen, (0, 0, int(rows[0] == 0), int(rows[1] == x.shape[2])))
-        made = F.conv2d(seen, conv.weight, conv.bias, padding=(0, 1))
+        made = convolve_rows(conv, F.pad(seen, (0, 0, int(rows[0] == 0), int(rows[1] == x.shape[2]))))
         return made if residual is None else add(made, residual)
     out: Tensor = conv(norm(x, silu=True) if act is F.silu else act(norm(x)))
     return out if residual is None else add(out, residual)

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import fused_norm
 from .blocks import Attention
@@ -40,10 +40,10 @@ def rearrange(network: nn.Module) -> None:
     """Give every layer of ``network`` the form that is fastest on its device, made of its weights as they are."""
     restore(network)
     device = next(network.parameters()).device
-    for conv, form in list(_by_winograd(network, device.type)):
-        conv.form = form(conv.weight.detach())
+    for layer, form in list(_by_winograd(network, device.type)):
+        layer.form = form(_weight(layer).detach())
     for module in network.modules():
-        if isinstance(module, Upsample) and module.conv.form is None:
+        if isinstance(module, Upsample) and module.form is None:
             module.fold()
         elif isinstance(module, GroupNorm):
             module.fused = fused_norm.has_kernels(device, module.weight.dtype)
@@ -54,9 +54,12 @@ def rearrange(network: nn.Module) -> None:
 def form_bytes(network: nn.Module, device: str) -> int:
     """Bytes that :func:`rearrange` would add to ``network`` on a device of that type, ``cpu`` or ``cuda``."""
     chosen = dict(_by_winograd(network, device))
-    total = sum(4 * form.NUMBERS * conv.weight.shape[0] * conv.weight.shape[1] for conv, form in chosen.items())
+    total = 0
+    for layer, form in chosen.items():
+        made, taken = _weight(layer).shape[:2]
+        total += 4 * form.NUMBERS * made * taken
     for module in network.modules():
-        if isinstance(module, Upsample) and module.conv not in chosen:
+        if isinstance(module, Upsample) and module not in chosen:
             total += module.conv.weight.nbytes * 16 // 9
     return total
 
@@ -67,30 +70,36 @@ def restore(network: nn.Module) -> None:
         if isinstance(module, Conv):
             module.form = None
         elif isinstance(module, Upsample):
-            module.folded = None
+            module.form = module.folded = None
         elif isinstance(module, GroupNorm):
             module.fused = False
 
 
-def _by_winograd(network: nn.Module, device: str) -> Iterator[tuple[Conv, type[WinogradForm]]]:
-    """The convolutions for which Winograd's way pays on a device of that type, and the form that each takes."""
+def _by_winograd(network: nn.Module, device: str) -> Iterator[tuple[Conv | Upsample, type[WinogradForm]]]:
+    """The layers for which Winograd's way pays on a device of that type, and the form that each takes."""
     upsampling = {module.conv for module in network.modules() if isinstance(module, Upsample)}
-    for conv in network.modules():
-        if device != "cpu" or not isinstance(conv, Conv):
+    for layer in network.modules():
+        if device != "cpu" or layer in upsampling:
             continue
-        shape = (conv.kernel_size, conv.stride, conv.padding)
         form: type[WinogradForm]
-        if conv in upsampling:
+        if isinstance(layer, Upsample):
             form = WinogradUp
-        elif shape == _SAME:
+        elif not isinstance(layer, Conv):
+            continue
+        elif (layer.kernel_size, layer.stride, layer.padding) == _SAME:
             form = WinogradConv
-        elif shape == _HALVING:
+        elif (layer.kernel_size, layer.stride, layer.padding) == _HALVING:
             form = WinogradDown
         else:
             continue  # 1x1, and the encoder's 3x3 of stride 2, where nothing is to be won
-        least = _LEAST_CHANNELS.get((conv.weight.dtype, form))
-        if least is not None and min(conv.weight.shape[:2]) >= least:
-            yield conv, form
+        weight = _weight(layer)
+        least = _LEAST_CHANNELS.get((weight.dtype, form))
+        if least is not None and min(weight.shape[:2]) >= least:
+            yield layer, form
+
+
+def _weight(layer: Conv | Upsample) -> Tensor:
+    return layer.conv.weight if isinstance(layer, Upsample) else layer.weight
 
 
 def _check_attention(attention: Attention) -> None:
@@ -112,7 +121,7 @@ def _check_attention(attention: Attention) -> None:
 def forms(network: nn.Module) -> Iterator[str]:
     """The layers that have a form of their own, and which: for people."""
     for name, module in network.named_modules():
-        if isinstance(module, Conv) and module.form is not None:
+        if isinstance(module, Conv | Upsample) and module.form is not None:
             yield f"{name}: {type(module.form).__name__}"
         elif isinstance(module, Upsample) and module.folded is not None:
             yield f"{name}: folded"

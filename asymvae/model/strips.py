@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .convolution import Activation, Conv, Upsample
+from .convolution import Activation, Conv, Upsample, convolve_rows
 from .norm import GroupNorm, Moments, chunks
 
 Strips = Iterator[Tensor]
@@ -54,14 +54,6 @@ def convolve(conv: Conv, strips: Iterable[Tensor]) -> Strips:
             yield conv(F.pad(torch.cat([window.strip, below], dim=2), (0, 1)))
         else:
             yield convolve_rows(conv, _with_neighbours(window))
-
-
-def convolve_rows(conv: Conv, rows: Tensor) -> Tensor:
-    """``conv`` over rows that come with their neighbours (or zeros): only the sides are padded."""
-    if conv.form is not None and conv.form.suits(rows):
-        out: Tensor = conv.form(rows, conv.bias, halo=True)
-        return out
-    return F.conv2d(rows, conv.weight, conv.bias, stride=conv.stride, padding=(0, 1))
 
 
 def upsample(upsampler: Upsample, strips: Iterable[Tensor]) -> Strips:

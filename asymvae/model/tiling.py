@@ -33,9 +33,10 @@ from torch.nn import functional as F
 
 from .blocks import Attention, MiddleBlock, ResnetBlock
 from .condition import ConditionEncoder
+from .convolution import convolve_rows
 from .decoder import Decoder
 from .encoder import Encoder
-from .strips import Held, Strips, convolve, convolve_rows, split, upsample
+from .strips import Held, Strips, convolve, split, upsample
 
 # Of the image. With small widths on two cores 2^15 and 2^16 take the least time, 0.8 of the untiled, and 2^18 0.9 to 1;
 # a GPU, which is not measured yet, wants fewer and larger operations.

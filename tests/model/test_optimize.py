@@ -53,6 +53,16 @@ def test_float32_stays_within_rounding() -> None:
     assert _off(_run(model), exact) < 1e-5
 
 
+@pytest.mark.parametrize("size", [8, 32, 64, 96])
+def test_maps_too_small_for_a_form(size: int) -> None:
+    """A layer whose form isn't meant for so few pixels runs plainly, also between layers that run by theirs."""
+    model = _model(WIDE)
+    exact = _run(copy.deepcopy(model).double(), size, 1)
+    assert _off(_run(model.optimize(), size, 1), exact) < 1e-5
+    model.enable_tiling(16)
+    assert _off(_run(model, size, 1), exact) < 1e-5
+
+
 def test_folding_is_exact_in_float64() -> None:
     model = _model(GELU).double()
     expected = _run(model, 32)
