@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -43,7 +44,8 @@ examples:
 _SHOWN = 20  # lines of a list in the table; --json has them all
 
 
-def main(arguments: list[str] | None = None) -> int:
+def read(arguments: Sequence[str] | None) -> tuple[None, argparse.Namespace]:
+    """What the arguments say. Exits with 2 where they are wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m jobs.audit",
         description=HELP,
@@ -53,7 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT", help="what output.url was: a folder or an fsspec URL")
     parser.add_argument("--deep", action="store_true", help="read every part whole; takes as long as reading OUT")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, all of it")
-    options = parser.parse_args(arguments)
+    return None, parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    _, options = read(arguments)
     name = filesystem.redact(options.out)
     try:
         job = Ledger(options.out).read_job()

@@ -14,6 +14,7 @@ from typing import Any
 
 from asymvae.benchmark.config import CodecBenchmark, ModelBenchmark, PipelineBenchmark
 from asymvae.benchmark.measured import Measured, RunFailedError, measure_codecs, measure_model, measure_pipeline
+from asymvae.config import JobSettings
 from asymvae.storage import filesystem
 from jobs.arguments import fail, parse
 
@@ -50,7 +51,8 @@ _ABOUT = {
 }
 
 
-def main(arguments: Sequence[str]) -> int:
+def read(arguments: Sequence[str]) -> tuple[JobSettings, argparse.Namespace]:
+    """The benchmark that the arguments describe, and what is no setting. Exits with 2 where they are wrong."""
     overview = argparse.ArgumentParser(
         prog="python -m jobs.benchmark",
         usage="%(prog)s model|pipeline|codecs [--name.of.setting=value ...] [--config FILE] [--output FOLDER]",
@@ -60,7 +62,6 @@ def main(arguments: Sequence[str]) -> int:
     )
     overview.add_argument("what", choices=_KINDS)
     what: str = overview.parse_args(arguments[:1]).what
-    settings, measure = _KINDS[what]
     flags = argparse.ArgumentParser(
         prog=f"python -m jobs.benchmark {what}",
         usage="%(prog)s [--name.of.setting=value ...] [--config FILE] [--output FOLDER]",
@@ -71,15 +72,21 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument(
         "--output", metavar="FOLDER", help="also write the table, every single timing as Parquet, and a plot"
     )
-    job, flag = parse(settings, flags, arguments[1:])
+    job, flag = parse(_KINDS[what][0], flags, arguments[1:])
+    flag.what = what
+    return job, flag
+
+
+def main(arguments: Sequence[str]) -> int:
+    job, flag = read(arguments)
     try:
-        measured = measure(job)
+        measured = _KINDS[flag.what][1](job)
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return 128 + signal.SIGINT
     except (OSError, ValueError, ImportError, RunFailedError) as error:
         fail(filesystem.redact_text(str(error)))
-    return _tell(what, measured, "python -m jobs.benchmark " + shlex.join(arguments), flag.output)
+    return _tell(flag.what, measured, "python -m jobs.benchmark " + shlex.join(arguments), flag.output)
 
 
 def _tell(what: str, measured: Measured, command: str, folder: str | None) -> int:
@@ -137,7 +144,7 @@ def _say(said: str) -> None:
     print(said, file=sys.stderr, flush=True)
 
 
-_KINDS: dict[str, tuple[type[Any], Callable[[Any], Measured]]] = {
+_KINDS: dict[str, tuple[type[JobSettings], Callable[[Any], Measured]]] = {
     "model": (ModelBenchmark, _measure_model),
     "pipeline": (PipelineBenchmark, _measure_pipeline),
     "codecs": (CodecBenchmark, _measure_codecs),

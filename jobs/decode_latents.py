@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from asymvae.config_latents import DecodeJob
-from jobs.shard_job import run
+from jobs.shard_job import ShardCommand
 
 _DESCRIPTION = """\
 Decode latents (an output of jobs.precompute_latents, or any Parquet column of them) and write the images as results
@@ -17,17 +16,10 @@ the stored resize, crop and flip, and shown to the conditional decoder: how late
 row becomes a row of errors/ and the rest goes on. A shard counts once its commit is written, so the same command again
 goes on where an interrupted one ended.
 """
-
-
-def main(arguments: Sequence[str]) -> int:
-    return run(
-        DecodeJob,
-        arguments,
-        name="decode_latents",
-        description=_DESCRIPTION,
-        config="decode-latents.yaml",
-        example="--output.image_format=webp",
-    )
+_COMMAND = ShardCommand(
+    DecodeJob, "decode_latents", _DESCRIPTION, config="decode-latents.yaml", example="--output.image_format=webp"
+)
+read, main = _COMMAND.read, _COMMAND.run
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ _COLUMNS = ("original", "reconstruction", "hole", "with image and mask", "its er
 _LINE_EVERY_S = 10.0
 
 
-def main(arguments: Sequence[str]) -> int:
+def read(arguments: Sequence[str]) -> tuple[EvaluateJob, argparse.Namespace]:
+    """The job that the arguments describe, and what is no setting. Exits with 2 where they are wrong."""
     flags = argparse.ArgumentParser(
         prog="python -m jobs.evaluate",
         usage="%(prog)s --config FILE [--name.of.setting=value ...] [--picture FILE]",
@@ -60,7 +61,11 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument(
         "--picture", metavar="FILE", help="also draw the first samples with a hole, at the smallest size, as PNG"
     )
-    job, flag = parse(EvaluateJob, flags, arguments)
+    return parse(EvaluateJob, flags, arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    job, flag = read(arguments)
     name = filesystem.redact(job.model.path)
     try:
         shards = list_shards(job.input.urls, root=job.input.root, format=job.input.format)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from asymvae.config import InpaintJob
-from jobs.shard_job import run
+from jobs.shard_job import ShardCommand
 
 _DESCRIPTION = """\
 Inpaint the shards of input.urls with the asymmetric VAE and write results, metrics and errors below output.url.
@@ -15,17 +14,8 @@ Shards are WebDataset tars or Parquet files on local disk, s3://, gs:// ... Each
 becomes a row of errors/ and the rest goes on. A shard counts once its commit is written, so the same command again
 goes on where an interrupted one ended.
 """
-
-
-def main(arguments: Sequence[str]) -> int:
-    return run(
-        InpaintJob,
-        arguments,
-        name="inpaint",
-        description=_DESCRIPTION,
-        config="inpaint.yaml",
-        example="--mask.feather=8",
-    )
+_COMMAND = ShardCommand(InpaintJob, "inpaint", _DESCRIPTION, config="inpaint.yaml", example="--mask.feather=8")
+read, main = _COMMAND.read, _COMMAND.run
 
 
 if __name__ == "__main__":

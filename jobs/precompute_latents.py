@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from asymvae.config_latents import PrecomputeJob
-from jobs.shard_job import run
+from jobs.shard_job import ShardCommand
 
 _DESCRIPTION = """\
 Encode the images of input.urls and write the posteriors (mean and log variance, unscaled) below output.url, as Parquet
@@ -16,17 +15,10 @@ Shards are WebDataset tars or Parquet files on local disk, s3://, gs:// ... Each
 its aspect ratio and cropped to it; a bad sample becomes a row of errors/ and the rest goes on. A shard counts once its
 commit is written, so the same command again goes on where an interrupted one ended.
 """
-
-
-def main(arguments: Sequence[str]) -> int:
-    return run(
-        PrecomputeJob,
-        arguments,
-        name="precompute_latents",
-        description=_DESCRIPTION,
-        config="precompute-latents.yaml",
-        example="--crop.hflip=both",
-    )
+_COMMAND = ShardCommand(
+    PrecomputeJob, "precompute_latents", _DESCRIPTION, config="precompute-latents.yaml", example="--crop.hflip=both"
+)
+read, main = _COMMAND.read, _COMMAND.run
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,7 +35,8 @@ examples:
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
+def read(arguments: Sequence[str] | None) -> tuple[None, argparse.Namespace]:
+    """What the arguments say. Exits with 2 where they are wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m jobs.report",
         description=HELP,
@@ -49,7 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="where to write; by default OUT/report, and ./report where OUT is not local",
     )
-    options = parser.parse_args(arguments)
+    return None, parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    _, options = read(arguments)
     name = filesystem.redact(options.out)
     try:
         folder = options.folder or (

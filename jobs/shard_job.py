@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from asymvae.config import ShardJob
 from asymvae.faults import FAULTS
@@ -31,40 +32,53 @@ exit codes:
 """
 
 
-def run(
-    settings: type[ShardJob], arguments: Sequence[str], *, name: str, description: str, config: str, example: str
-) -> int:
-    """The exit code of ``python -m jobs.<name>``. ``example``: a flag of its own, for the help; ``config``: a file."""
-    flags = argparse.ArgumentParser(
-        prog=f"python -m jobs.{name}",
-        usage="%(prog)s --config FILE [--name.of.setting=value ...] [--dry-run] [--retry-errors[=CODES]]",
-        description=description,
-        epilog=_EPILOG.format(name=name, config=config, example=f" {example}"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    flags.add_argument("--dry-run", action="store_true", help="print the plan, start and write nothing")
-    flags.add_argument(
-        "--retry-errors",
-        nargs="?",
-        const="",
-        metavar="CODES",
-        help="also redo committed shards that hold error rows (of these codes, with commas between)",
-    )
-    job, flag = parse(settings, flags, arguments)
-    retry = None if flag.retry_errors is None else _codes(flag.retry_errors)
-    executor: Executor = RayExecutor() if job.executor == "ray" else LocalExecutor()
-    try:
-        if flag.dry_run:
-            _print_plan(make_plan(job, retry))
-            return 0
-        result = run_job(job, executor, retry_errors=retry)
-    except ConfigurationError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        print("interrupted: what is committed stays, and the same command goes on from there", file=sys.stderr)
-        return 128 + signal.SIGINT
-    _print_result(result)
-    return result.exit_code
+@dataclass(frozen=True)
+class ShardCommand:
+    """``python -m jobs.<name>``. ``example``: a flag of its own, for the help; ``config``: a file."""
+
+    settings: type[ShardJob]
+    name: str
+    description: str
+    config: str
+    example: str
+
+    def read(self, arguments: Sequence[str]) -> tuple[ShardJob, argparse.Namespace]:
+        """The job that the arguments describe, and what is no setting. Exits with 2 where they are wrong."""
+        flags = argparse.ArgumentParser(
+            prog=f"python -m jobs.{self.name}",
+            usage="%(prog)s --config FILE [--name.of.setting=value ...] [--dry-run] [--retry-errors[=CODES]]",
+            description=self.description,
+            epilog=_EPILOG.format(name=self.name, config=self.config, example=f" {self.example}"),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        flags.add_argument("--dry-run", action="store_true", help="print the plan, start and write nothing")
+        flags.add_argument(
+            "--retry-errors",
+            nargs="?",
+            const="",
+            metavar="CODES",
+            help="also redo committed shards that hold error rows (of these codes, with commas between)",
+        )
+        job, flag = parse(self.settings, flags, arguments)
+        flag.retry_errors = None if flag.retry_errors is None else _codes(flag.retry_errors)
+        return job, flag
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """The exit code of the command."""
+        job, flag = self.read(arguments)
+        executor: Executor = RayExecutor() if job.executor == "ray" else LocalExecutor()
+        try:
+            if flag.dry_run:
+                _print_plan(make_plan(job, flag.retry_errors))
+                return 0
+            result = run_job(job, executor, retry_errors=flag.retry_errors)
+        except ConfigurationError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted: what is committed stays, and the same command goes on from there", file=sys.stderr)
+            return 128 + signal.SIGINT
+        _print_result(result)
+        return result.exit_code
 
 
 def _codes(listed: str) -> frozenset[str]:

@@ -47,7 +47,8 @@ exit codes:
 _LINE_EVERY_S = 10.0
 
 
-def main(arguments: Sequence[str]) -> int:
+def read(arguments: Sequence[str]) -> tuple[TrainJob, argparse.Namespace]:
+    """The job that the arguments describe. Exits with 2 where they are wrong."""
     flags = argparse.ArgumentParser(
         prog="python -m jobs.train",
         usage="%(prog)s --config FILE [--name.of.setting=value ...]",
@@ -55,7 +56,11 @@ def main(arguments: Sequence[str]) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    job, _ = parse(TrainJob, flags, arguments)
+    return parse(TrainJob, flags, arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    job, _ = read(arguments)
     out = redact(job.output.url)
     progress = _Progress()
     try:
