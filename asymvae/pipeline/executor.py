@@ -7,10 +7,13 @@ import json
 import logging
 import os
 import queue
+import re
+import signal
+import socket
 import threading
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +35,9 @@ from asymvae.storage.filesystem import is_local, redact_text, resolve
 from asymvae.storage.shards import Shard
 
 _LOOK_EVERY_S = 1.0
+_ANSWERS_WITHIN_S = 10.0
+# That workers get to give their shards up, where a run is ended; then they are killed. Schedulers give 30 s in all.
+GRACE_S = 15.0
 
 
 class WorkersFailedError(RuntimeError):
@@ -49,8 +55,9 @@ class Executor(Protocol):
         """Of the device that a worker of ``job`` has, before there is any."""
         ...
 
-    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Iterator[Report | None]:
-        """A report a shard, in any order; None now and then meanwhile, so that the caller can look at the tally."""
+    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Generator[Report | None, None, None]:
+        """A report a shard, in any order; None now and then meanwhile, so that the caller can look at the tally.
+        Closed early, it ends what is still at work: that leaves no part half written."""
         ...
 
 
@@ -64,7 +71,7 @@ class LocalExecutor:
     def device_memory(self, job: ShardJob) -> DeviceMemory:
         return device_memory(job)
 
-    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Iterator[Report | None]:
+    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Generator[Report | None, None, None]:
         worker = ShardWorker(recipe)
         for shard in shards:
             yield self._run(worker, shard, tally, recipe.job.ray.attempts)
@@ -86,10 +93,7 @@ class RayExecutor:
 
     def start(self, job: ShardJob) -> None:
         if not ray.is_initialized():
-            try:
-                ray.init(address=job.ray.address, logging_level=logging.WARNING)
-            except (ValueError, ConnectionError) as error:
-                raise ConfigurationError(f"ray.address {job.ray.address}: {error}") from error
+            _connect(job.ray.address)
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         # It warns that its bars are off, as _set_context wants them.
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -109,32 +113,35 @@ class RayExecutor:
             raise ConfigurationError(f"no worker's device can be looked at: {_last_line(error)}") from error
         return memory
 
-    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Iterator[Report | None]:
+    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Generator[Report | None, None, None]:
         board = Board.remote()  # type: ignore[attr-defined]
         left = {shard.name: shard for shard in shards}
         reasons: dict[str, str] = {}
         for round_ in range(1 + recipe.job.ray.attempts):
             tried = list(left.values())
-            for report in self._alone(recipe, tried, board) if round_ else self._pool(recipe, tried, board):
-                _listen(board, tally)
-                if report is None or report.committed:
-                    if report is not None:
-                        left.pop(report.shard, None)
-                    yield report
-                else:
-                    reasons[report.shard] = report.reason
+            run = self._alone(recipe, tried, board) if round_ else self._pool(recipe, tried, board)
+            with contextlib.closing(run) as reports:
+                for report in reports:
+                    _listen(board, tally)
+                    if report is None or report.committed:
+                        if report is not None:
+                            left.pop(report.shard, None)
+                        yield report
+                    else:
+                        reasons[report.shard] = report.reason
         for name in left:
             yield Report(name, False, reasons.get(name, "its worker died"))
 
-    def _pool(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Iterator[Report | None]:
+    def _pool(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Generator[Report | None, None, None]:
         _set_context()
         rows = [{"shard": json.dumps(asdict(shard))} for shard in shards]
         with warnings.catch_warnings():
             # max_restarts has no named parameter yet, and the general one is announced to go with Ray 2.64.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             dataset = self._dataset(rows, recipe, board)
+        reports = (Report(**json.loads(row["report"])) for row in dataset.iter_rows())
         try:
-            yield from _every(_LOOK_EVERY_S, (Report(**json.loads(row["report"])) for row in dataset.iter_rows()))
+            yield from _every(_LOOK_EVERY_S, reports, lambda: board.stop.remote())
         except RayError as error:  # shards' own errors come as reports, and as rows that are missing
             raise WorkersFailedError(f"the workers failed: {_last_line(error)}") from error
 
@@ -161,7 +168,7 @@ class RayExecutor:
             max_task_retries=1,
         )
 
-    def _alone(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Iterator[Report | None]:
+    def _alone(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Generator[Report | None, None, None]:
         workers = recipe.job.workers
         remote: Any = ray.remote(RayShardWorker).options(
             num_gpus=workers.gpus,
@@ -171,21 +178,29 @@ class RayExecutor:
             max_task_retries=0,
         )
         waiting, running = list(shards), dict[Any, tuple[Shard, Any]]()
-        while waiting or running:
-            while waiting and len(running) < workers.max:
-                shard, actor = waiting.pop(0), remote.remote(recipe, board)
-                running[actor.run.remote(shard)] = (shard, actor)
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY_S)
-            if not ready:
-                yield None
-                continue
-            shard, actor = running.pop(ready[0])
-            try:
-                yield ray.get(ready[0])
-            except RayError as error:
-                yield Report(shard.name, False, f"its worker died: {_last_line(error)}")
-            finally:
-                ray.kill(actor)
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers.max:
+                    shard, actor = waiting.pop(0), remote.remote(recipe, board)
+                    running[actor.run.remote(shard)] = (shard, actor)
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY_S)
+                if not ready:
+                    yield None
+                    continue
+                shard, actor = running.pop(ready[0])
+                try:
+                    report = ray.get(ready[0])
+                except RayError as error:
+                    report = Report(shard.name, False, f"its worker died: {_last_line(error)}")
+                finally:
+                    ray.kill(actor)
+                yield report
+        finally:
+            if running:  # the caller has had enough
+                board.stop.remote()
+                ray.wait(list(running), num_returns=len(running), timeout=GRACE_S)
+                for _, actor in running.values():
+                    ray.kill(actor)
 
 
 def _runtime_env(job: ShardJob) -> dict[str, Any]:
@@ -209,11 +224,48 @@ def _set_context() -> None:
     context.enable_progress_bars = False
 
 
-def _every(seconds: float, reports: Iterator[Report]) -> Iterator[Report | None]:
+def _connect(address: str | None) -> None:
+    """Join the cluster at ``address``, or RAY_ADDRESS, or start a Ray of this machine.
+
+    Raises:
+        ConfigurationError: it isn't an address, or nothing answers there.
+    """
+    setting, wanted = "ray.address", address
+    if wanted is None:
+        # "local" where nothing is said: Ray would join the cluster that was last started here, whoever's it is.
+        setting, wanted = "RAY_ADDRESS", os.environ.get("RAY_ADDRESS") or "local"
+    if host := re.fullmatch(r"(?:ray://)?\[?(?P<name>[^/\[\]]+?)\]?:(?P<port>[0-9]{1,5})", wanted):
+        try:
+            # Ray itself tries for more than three minutes, and doesn't say what the address was.
+            socket.create_connection((host["name"], int(host["port"])), timeout=_ANSWERS_WITHIN_S).close()
+        except (OSError, OverflowError) as error:
+            raise ConfigurationError(
+                f"{setting} {wanted}: no Ray answers there ({error}); start it, correct the address, or leave it out "
+                "to start one on this machine"
+            ) from error
+    on_terminate, terminated = signal.getsignal(signal.SIGTERM), False
+    try:
+        ray.init(address=wanted, logging_level=logging.WARNING)
+    except (ValueError, ConnectionError) as error:
+        raise ConfigurationError(f"{setting} {wanted}: {error}") from error
+    except SystemExit:
+        terminated = True  # by Ray's own handler, see below
+    finally:
+        # Ray puts a handler there, which ends the process with 1 in the middle of anything.
+        if threading.current_thread() is threading.main_thread() and on_terminate is not None:
+            signal.signal(signal.SIGTERM, on_terminate)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _every(
+    seconds: float, reports: Generator[Report, None, None], stop: Callable[[], object]
+) -> Generator[Report | None, None, None]:
     """The reports, and None whenever ``seconds`` pass without one.
 
     They are waited for in a thread of its own, since Ray Data's iterators can't be polled. Where the caller stops
-    early, that thread stays behind until the next report, and then ends the actors.
+    early, ``stop`` makes the workers give up, the reports of that end the thread, and it ends the actors; it is
+    waited for, but not for longer than GRACE_S: a worker may hang.
     """
     arrived: queue.SimpleQueue[Report | BaseException | None] = queue.SimpleQueue()
     stopped = threading.Event()
@@ -223,12 +275,14 @@ def _every(seconds: float, reports: Iterator[Report]) -> Iterator[Report | None]
             for report in reports:
                 arrived.put(report)
                 if stopped.is_set():
+                    reports.close()
                     break
             arrived.put(None)
         except BaseException as error:  # noqa: BLE001  raised again where the reports are read
             arrived.put(error)
 
-    threading.Thread(target=wait, daemon=True).start()
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
     try:
         while True:
             try:
@@ -243,6 +297,9 @@ def _every(seconds: float, reports: Iterator[Report]) -> Iterator[Report | None]
             yield report
     finally:
         stopped.set()
+        if waiter.is_alive():
+            stop()
+            waiter.join(GRACE_S)
         # Where the process ends before that thread, Ray Data would put a traceback below the job's own last word.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +17,18 @@ from asymvae.pipeline.kinds.base import Kind
 from asymvae.pipeline.kinds.choice import kind_of
 from asymvae.pipeline.plan import Plan, make_plan, open_output
 from asymvae.pipeline.progress import Display, Tally
+from asymvae.pipeline.spool import sweep_spools
 from asymvae.storage.audit import AuditReport, audit
+from asymvae.storage.filesystem import redact, redact_text
 from asymvae.storage.ledger import Ledger
+from asymvae.storage.retry import is_transient
+from asymvae.storage.shards import Shard
 
 _JUDGED_AFTER = 200  # samples: enough to tell a wrong setting from a few bad files
+
+
+class JobStoppedError(RuntimeError):
+    """The shards have been tried, and what became of them can't be said. The message says why, and the remedy."""
 
 
 @dataclass
@@ -43,6 +54,7 @@ def run_job(job: ShardJob, executor: Executor, *, retry_errors: frozenset[str] |
 
     Raises:
         ConfigurationError: the job can't be what was meant; nothing was started.
+        JobStoppedError: the output can't be read any more.
     """
     plan = make_plan(job, retry_errors)
     executor.start(plan.recipe.job)
@@ -60,35 +72,62 @@ def run_job(job: ShardJob, executor: Executor, *, retry_errors: frozenset[str] |
     tally.listener = lambda: display.refresh(done)
     started = time.monotonic()
     try:
-        for report in executor.run(plan.recipe, plan.left, tally) if plan.left else ():
-            if report is not None:
-                done += report.committed
-                tally.settle(report.shard, report.counts.get("samples", 0), report.errors_by_code)
-                if not report.committed:
-                    result.failed[report.shard] = report.reason
-                    ledger.fail(by_name[report.shard], {"reason": report.reason})
-                elif not doubted:
-                    doubted = True
-                    if doubt := kind.doubt(report.mean_hole_fraction):
-                        print(f"warning: shard {report.shard}: {doubt}", file=sys.stderr)
-            display.refresh(done)
-            if tally.samples >= _JUDGED_AFTER and (wrong := _too_many_errors(tally.samples, tally.errors, kind)):
-                result.stopped = wrong
-                break
+        with contextlib.closing(executor.run(plan.recipe, plan.left, tally)) as reports:
+            for report in reports if plan.left else ():
+                if report is not None:
+                    done += report.committed
+                    tally.settle(report.shard, report.counts.get("samples", 0), report.errors_by_code)
+                    if not report.committed:
+                        result.failed[report.shard] = report.reason
+                        _record_failure(ledger, by_name[report.shard], report.reason)
+                    elif not doubted:
+                        doubted = True
+                        if doubt := kind.doubt(report.mean_hole_fraction):
+                            print(f"warning: shard {report.shard}: {doubt}", file=sys.stderr)
+                display.refresh(done)
+                if tally.samples >= _JUDGED_AFTER and (wrong := _too_many_errors(tally.samples, tally.errors, kind)):
+                    result.stopped = wrong
+                    break
     except WorkersFailedError as error:
         result.stopped = str(error)
     finally:
         display.close()
+        sweep_spools(plan.recipe.job.workers.spool)  # of workers of this machine that were killed
     result.samples, result.errors = tally.samples, tally.errors
     result.seconds = time.monotonic() - started
-    found = audit(job.output.url, deep=False, shards=plan.shards)
-    # What a crashed run left beside a shard that is committed now.
-    swept = set(ledger.sweep(found.orphaned))
+    with _stopped_by_storage(job.output.url):
+        found = audit(job.output.url, deep=False, shards=plan.shards)
+        # What a crashed run left beside a shard that is committed now.
+        swept = set(ledger.sweep(found.orphaned))
     found.orphaned = [name for name in found.orphaned if name not in swept]
     result.audit = found
     # At the end over all commits, earlier runs' included: a resumed job is judged as one that wasn't interrupted.
     result.stopped = result.stopped or _too_many_errors(found.samples, found.errors_by_code, kind)
     return result
+
+
+@contextmanager
+def _stopped_by_storage(url: str) -> Iterator[None]:
+    """What a store raises once it has been waited for long enough, as one line."""
+    try:
+        yield
+    except Exception as error:  # their clients' errors have no class in common
+        if not isinstance(error, OSError) and not is_transient(error):
+            raise
+        said = redact_text(f"{type(error).__name__}: {error}")
+        raise JobStoppedError(
+            f"output.url {redact(url)} can't be audited ({said}): what is committed stays, and the same command goes on"
+        ) from error
+
+
+def _record_failure(ledger: Ledger, shard: Shard, reason: str) -> None:
+    """In ``_failed/``. Where that can't be written, for the same reason perhaps, the result still has it."""
+    try:
+        ledger.fail(shard, {"reason": reason})
+    except Exception as error:  # as in _stopped_by_storage
+        if not isinstance(error, OSError) and not is_transient(error):
+            raise
+        print(f"warning: shard {shard.name}: _failed/ can't be written: {redact_text(str(error))}", file=sys.stderr)
 
 
 def _too_many_errors(samples: int, errors: Counter[str], kind: Kind[Any]) -> str:

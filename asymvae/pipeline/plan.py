@@ -19,6 +19,7 @@ from asymvae.model.autoencoder import AsymmetricAutoencoderKL
 from asymvae.model.memory import weight_bytes
 from asymvae.model.optimize import form_bytes
 from asymvae.pipeline.capacity import DeviceMemory, batch_budget
+from asymvae.pipeline.disk import full_disk_named
 from asymvae.pipeline.kinds.choice import kind_class, kind_of
 from asymvae.storage.filesystem import is_local, redact, redact_text
 from asymvae.storage.filesystem import resolve as resolve_url
@@ -193,7 +194,7 @@ def open_output(plan: Plan) -> Plan:
         ConfigurationError: another job was begun there meanwhile, or nothing can be written there.
     """
     out = plan.recipe.job.output.url
-    with _about("output.url", out):
+    with _about("output.url", out), full_disk_named(f"output.url {redact(out)}", "free some, or enlarge it"):
         ledger = Ledger(out)
         standing = ledger.open_job(plan.record)
         _refuse_another(standing, plan.record, out)

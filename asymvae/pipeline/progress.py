@@ -43,13 +43,20 @@ class Tally:
 
 @ray.remote(num_cpus=0)
 class Board:
-    """Where workers leave their news; the driver fetches it, so that news costs a worker no waiting."""
+    """Where workers leave their news; the driver fetches it, so that news costs a worker no waiting. The answer to
+    news is whether the run has been stopped."""
 
     def __init__(self) -> None:
         self._news: dict[str, tuple[int, dict[str, int]]] = {}
+        self._stopped = False
 
-    def tell(self, shard: str, samples: int, errors: dict[str, int]) -> None:
+    def tell(self, shard: str, samples: int, errors: dict[str, int]) -> bool:
         self._news[shard] = (samples, errors)
+        return self._stopped
+
+    def stop(self) -> None:
+        """Every worker gives its shards up when it next looks at an answer."""
+        self._stopped = True
 
     def take(self) -> dict[str, tuple[int, dict[str, int]]]:
         """What has come since the last call."""

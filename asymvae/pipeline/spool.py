@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import glob
 import os
 import platform
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +28,8 @@ _PREFIX = f"asymvae-spool-{platform.node()}-"
 # A reader of one column still gets long runs, and a writer holds little: part of the output format.
 _ROW_GROUP_ROWS = 1000
 _LEAST_FREE = 64 * 2**20
+_NOTE = "reserved"  # of the bytes that a shard was promised, in its folder
+_LOOK_AGAIN_S = 1.0
 
 
 class Spool:
@@ -71,34 +76,87 @@ class Spool:
 
 
 @contextmanager
-def spool_folder(root: str | None, wanted: int) -> Iterator[Path]:
-    """A folder for one shard's spool, gone afterwards.
+def spool_folder(root: str | None, wanted: int, waiting: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """A folder for one shard's spool, gone afterwards; the ``wanted`` bytes that the shard may become are reserved.
+
+    Where they are free only once this machine's other shards in flight have ended, these are waited for.
+
+    Args:
+        waiting: called now and then meanwhile; what it raises ends the wait.
 
     Raises:
-        OSError: there is not enough free space below ``root`` for the ``wanted`` bytes that a shard may become.
+        OSError: there is not enough space below ``root``, whatever the others give back.
     """
     base = Path(root or tempfile.gettempdir())
     base.mkdir(parents=True, exist_ok=True)
-    wanted += _LEAST_FREE
-    free = shutil.disk_usage(base).free
-    if free < wanted:
-        raise OSError(
-            f"the spool folder {base} has {free >> 20} MiB free and this shard may need {wanted >> 20}: "
-            "free some, or set workers.spool to a larger disk"
-        )
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
+    while (folder := _reserved(base, wanted)) is None:
+        waiting()
+        time.sleep(_LOOK_AGAIN_S)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _reserved(base: Path, wanted: int) -> Path | None:
+    """A new folder with a note of ``wanted`` in it; None while others hold what it needs."""
+    with _locked(base):
+        held = [_held(folder) for folder in _of_living_processes(base)]
+        free = shutil.disk_usage(base).free
+        least = wanted + _LEAST_FREE
+        if free - sum(promised for _, promised in held) < least:
+            most = free + sum(used for used, _ in held)
+            if most >= least:
+                return None
+            raise OSError(
+                f"the spool folder {base} has {most >> 20} MiB free and this shard may need {least >> 20}: "
+                "free some, or set workers.spool to a larger disk"
+            )
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
+        (folder / _NOTE).write_text(str(wanted))
+        return folder
+
+
+def _held(folder: Path) -> tuple[int, int]:
+    """Bytes of a shard in flight: (those it has written, those promised to it beyond them)."""
+    used = wanted = 0
+    try:
+        for path in folder.iterdir():
+            used += path.stat().st_blocks * 512
+            if path.name == _NOTE:
+                wanted = int(path.read_text() or 0)
+    except (FileNotFoundError, NotADirectoryError):  # it has just ended
+        return 0, 0
+    return used, max(0, wanted - used)
+
+
+@contextmanager
+def _locked(base: Path) -> Iterator[None]:
+    """One process of this machine at a time, and one thread of it: two must not count the same space as free."""
+    handle = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # a network's file system without locks: each counts what it sees
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def sweep_spools(root: str | None) -> None:
     """Remove this machine's spool folders whose processes are gone: what a SIGKILL left."""
-    base = Path(root or tempfile.gettempdir())
+    for folder, process in _of_this_machine(Path(root or tempfile.gettempdir())):
+        if not psutil.pid_exists(process):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _of_living_processes(base: Path) -> list[Path]:
+    return [folder for folder, process in _of_this_machine(base) if psutil.pid_exists(process)]
+
+
+def _of_this_machine(base: Path) -> Iterator[tuple[Path, int]]:
+    """Spool folders and the ids of their processes."""
     # Whole names: of hosts "gpu" and "gpu-7" that share a folder, neither must take the other's for its own.
     ours = re.compile(rf"{re.escape(_PREFIX)}([0-9]+)-[^-]+")
     for folder in base.glob(f"{glob.escape(_PREFIX)}*"):
-        found = ours.fullmatch(folder.name)
-        if found and not psutil.pid_exists(int(found[1])):
-            shutil.rmtree(folder, ignore_errors=True)
+        if found := ours.fullmatch(folder.name):
+            yield folder, int(found[1])

@@ -6,6 +6,7 @@ same as a callable that Ray Data maps over rows of shards.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -18,21 +19,28 @@ from datetime import UTC, datetime
 from typing import Any
 
 import cv2
+import ray
 import torch
+from ray.exceptions import RayError
 
 from asymvae.config import ShardJob
 from asymvae.fingerprint import settings_that
 from asymvae.pipeline.device import Device
+from asymvae.pipeline.disk import full_disk_named
 from asymvae.pipeline.kinds.choice import kind_of
 from asymvae.pipeline.plan import Recipe, ready_model
 from asymvae.pipeline.shard_run import Progress, run_shard
 from asymvae.pipeline.spool import spool_folder, sweep_spools
 from asymvae.pipeline.watchdog import Watchdog
-from asymvae.storage.filesystem import redact_text
+from asymvae.storage.filesystem import redact, redact_text
 from asymvae.storage.ledger import Ledger, commit_id
 from asymvae.storage.shards import Shard
 
 _TELL_EVERY_S = 0.5
+
+
+class StoppedError(RuntimeError):
+    """The driver has ended the run: what isn't committed is given up."""
 
 
 @dataclass(frozen=True)
@@ -94,24 +102,30 @@ class ShardWorker:
         """Run and commit ``shard``; raises what the infrastructure raises."""
         started = datetime.now(UTC)
         clock = time.perf_counter()
-        with spool_folder(self.recipe.job.workers.spool, self.kind.growth * shard.size) as folder:
-            outcome = run_shard(shard, folder, self.kind, self.device, progress)
-            record = self.ledger.commit(
-                shard,
-                commit_id(self.recipe.fingerprint, shard),
-                outcome.parts,
-                outcome.counts,
-                {
-                    "started": started.isoformat(timespec="milliseconds"),
-                    "seconds": round(time.perf_counter() - clock, 3),
-                    "host": platform.node(),
-                    "pid": os.getpid(),
-                    "affects_rounding": settings_that(self.recipe.job, "rounding"),
-                    "stages": outcome.seconds,
-                },
-                errors_by_code=outcome.errors_by_code,
-                degraded=outcome.degraded,
-            )
+        job = self.recipe.job
+        wanted = self.kind.growth * shard.size
+        with spool_folder(job.workers.spool, wanted, waiting=lambda: progress(shard, 0, {})) as folder:
+            with full_disk_named(
+                f"the spool folder {folder.parent}", "free some, or set workers.spool to a larger one"
+            ):
+                outcome = run_shard(shard, folder, self.kind, self.device, progress)
+            with full_disk_named(f"output.url {redact(job.output.url)}", "free some, or enlarge it"):
+                record = self.ledger.commit(
+                    shard,
+                    commit_id(self.recipe.fingerprint, shard),
+                    outcome.parts,
+                    outcome.counts,
+                    {
+                        "started": started.isoformat(timespec="milliseconds"),
+                        "seconds": round(time.perf_counter() - clock, 3),
+                        "host": platform.node(),
+                        "pid": os.getpid(),
+                        "affects_rounding": settings_that(job, "rounding"),
+                        "stages": outcome.seconds,
+                    },
+                    errors_by_code=outcome.errors_by_code,
+                    degraded=outcome.degraded,
+                )
         return Report(
             shard.name,
             True,
@@ -126,6 +140,8 @@ class ShardWorker:
         """:meth:`run`, but an error of the infrastructure is told on stderr and becomes a report."""
         try:
             return self.run(shard, progress)
+        except StoppedError as error:
+            report = Report(shard.name, False, str(error))
         except Exception as error:  # noqa: BLE001  whatever it is, it is this shard's, and its report names it
             print(f"shard {shard.name}:\n{redact_text(traceback.format_exc())}", file=sys.stderr)
             report = Report(shard.name, False, reason_of(error))
@@ -151,6 +167,7 @@ class RayShardWorker:
         self.watchdog = Watchdog(recipe.job.workers.stall_timeout_s)
         self.board = board
         self._told: dict[str, float] = {}
+        self._answer: Any = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         return {"report": [json.dumps(asdict(self.run(Shard(**json.loads(row))))) for row in batch["shard"]]}
@@ -164,7 +181,17 @@ class RayShardWorker:
         if now - self._told.get(shard.name, 0.0) >= _TELL_EVERY_S:
             self._told[shard.name] = now
             self.watchdog.stroke(shard.name)
-            self.board.tell.remote(shard.name, samples, errors)
+            self._look()
+            self._answer = self.board.tell.remote(shard.name, samples, errors)
+
+    def _look(self) -> None:
+        """Raises StoppedError where the board's last answer says so; never waits for one."""
+        answer = self._answer
+        if answer is None or not ray.wait([answer], timeout=0)[0]:
+            return
+        with contextlib.suppress(RayError):  # the board was lost with its node: then nobody can say so
+            if ray.get(answer):
+                raise StoppedError("the run was stopped")
 
 
 def reason_of(error: BaseException) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import time
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +53,24 @@ def test_a_board_that_is_lost_takes_nothing_along(cluster: Cluster) -> None:
     assert tally.samples == 0
 
 
-def test_a_job_that_is_stopped_takes_no_more_reports() -> None:
-    # The thread that waits for them once went on until every shard was done, long after the job had ended.
-    taken = []
+def test_a_job_that_is_stopped_waits_for_its_workers_to_give_up() -> None:
+    # The thread that waits for reports once stayed behind until the next one came, with every actor, for as long as a
+    # shard takes.
+    told, ended = threading.Event(), threading.Event()
 
-    def reports() -> Iterator[Report]:
-        for number in itertools.count():
-            time.sleep(0.01)
-            taken.append(number)
-            yield Report(str(number), True)
+    def reports() -> Generator[Report, None, None]:
+        try:
+            yield Report("a", True)
+            told.wait()  # a long shard, whose worker looks for the driver's word
+            yield Report("b", False, "the run was stopped")
+            raise AssertionError("nobody wants a third")
+        finally:
+            ended.set()
 
-    waiting = executor._every(1.0, reports())
+    waiting = executor._every(1.0, reports(), told.set)
     assert next(waiting) is not None
-    waiting.close()  # type: ignore[attr-defined]
-    time.sleep(0.1)
-    after = len(taken)
-    time.sleep(0.1)
-    assert len(taken) == after
+    waiting.close()
+    assert ended.is_set()
 
 
 def test_an_actor_that_does_not_fit_is_refused_here_but_not_on_a_cluster_that_may_grow(
