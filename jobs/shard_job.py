@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from dataclasses import dataclass
 from asymvae.config import ShardJob
 from asymvae.faults import FAULTS
 from asymvae.pipeline.executor import Executor, LocalExecutor, RayExecutor
-from asymvae.pipeline.job import JobResult, run_job
+from asymvae.pipeline.job import JobResult, JobStoppedError, run_job
 from asymvae.pipeline.plan import ConfigurationError, Plan, make_plan
 from asymvae.storage.filesystem import redact
 from jobs.arguments import fail, nearest, parse
+from jobs.interruption import Interrupted, interruptible
 
 _EPILOG = """\
 examples:
@@ -26,9 +26,10 @@ examples:
 
 exit codes:
   0  every shard is committed
-  1  some are not (they are named), or more samples were bad than max_error_fraction allows
+  1  some are not (they are named): a disk was full, say; or more samples were bad than max_error_fraction allows
   2  the configuration is wrong; nothing was started
-  130  interrupted (Ctrl-C); the same command goes on where it ended
+  130, 143  interrupted by SIGINT (Ctrl-C) or SIGTERM: workers give up what isn't committed, no part is left half
+     written; the same command goes on where it ended. A second signal ends the job at once, and loses no more
 """
 
 
@@ -68,15 +69,22 @@ class ShardCommand:
         job, flag = self.read(arguments)
         executor: Executor = RayExecutor() if job.executor == "ray" else LocalExecutor()
         try:
-            if flag.dry_run:
-                _print_plan(make_plan(job, flag.retry_errors))
-                return 0
-            result = run_job(job, executor, retry_errors=flag.retry_errors)
+            with interruptible():
+                if flag.dry_run:
+                    _print_plan(make_plan(job, flag.retry_errors))
+                    return 0
+                result = run_job(job, executor, retry_errors=flag.retry_errors)
         except ConfigurationError as error:
             fail(str(error))
-        except KeyboardInterrupt:
-            print("interrupted: what is committed stays, and the same command goes on from there", file=sys.stderr)
-            return 128 + signal.SIGINT
+        except JobStoppedError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except Interrupted as interrupted:
+            print(
+                f"interrupted by {interrupted.name}: what is committed stays, and the same command goes on from there",
+                file=sys.stderr,
+            )
+            return interrupted.exit_code
         _print_result(result)
         return result.exit_code
 
