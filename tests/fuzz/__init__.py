@@ -1,0 +1,1 @@
+"""What must hold whatever comes in: properties of geometry and masks, and files with their bytes mutated."""
