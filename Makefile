@@ -6,6 +6,8 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 OUT ?= out/demo
+# Test processes; each takes up to 3 GiB, and those that test a cluster start one.
+TESTERS ?= 2
 
 .PHONY: help demo test lint format clean
 
@@ -29,7 +31,7 @@ demo: $(VENV)/.installed ## inpaint the sample photographs on a local Ray, and d
 	@echo "The checkpoint is the project's own small one (configs/demo-checkpoint); holes fill smoothly, nothing is invented."
 
 test: $(VENV)/.installed ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
 lint: $(VENV)/.installed ## style and types
 	$(BIN)/ruff check .

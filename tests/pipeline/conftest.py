@@ -29,7 +29,7 @@ def undisturbed(shards: str, checkpoint: Path, tmp_path_factory: pytest.TempPath
     return parts_of(out)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """A real Ray cluster of two nodes, with one CPU each."""
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
