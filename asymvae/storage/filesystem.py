@@ -20,12 +20,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
-import fsspec
 import tenacity
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
+from asymvae.storage.clients import file_system, protocols
 from asymvae.storage.retry import retrying, server_answer
 from asymvae.storage.stream import ReopeningStream
 
@@ -48,10 +48,8 @@ class FileInfo:
 
 
 def resolve(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL, and the path in it (absolute for local paths)."""
-    # Listings are never cached: other drivers write to the same place.
-    fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
-    return fs, path
+    """The file system of a URL, and the path in it (absolute for local paths). No request of it waits for ever."""
+    return file_system(url)
 
 
 def is_local(url: str) -> bool:
@@ -215,14 +213,14 @@ def put_if_absent(url: str, source: bytes | Path) -> bool:
                 return False
             fs.pipe_file(path, _content(source))
             return True
-    protocols = _protocols(fs)
-    if protocols & {"s3", "s3a"}:
+    known = protocols(fs)
+    if known & {"s3", "s3a"}:
         return _create_s3(fs, path, source)
-    if protocols & {"gs", "gcs"}:
+    if known & {"gs", "gcs"}:
         return _create_other(fs, path, source)
     raise ValueError(
         f"{redact(url)}: output can go to local folders, s3:// and gs:// only; "
-        f"{sorted(protocols)[0]}:// can't create a file only where there is none"
+        f"{sorted(known)[0]}:// can't create a file only where there is none"
     )
 
 
@@ -248,7 +246,7 @@ def abort_uploads(url_folder: str, ours: Callable[[str], bool]) -> list[str]:
     An upload that a crash cut off is invisible, and paid for. Where a store has no such thing, nothing happens.
     """
     fs, path = resolve(url_folder)
-    if not _protocols(fs) & {"s3", "s3a"}:
+    if not protocols(fs) & {"s3", "s3a"}:
         return []
     bucket, prefix, _ = fs.split_path(path.rstrip("/") + "/")
     page: dict[str, str] = {}
@@ -266,10 +264,6 @@ def abort_uploads(url_folder: str, ours: Callable[[str], bool]) -> list[str]:
         if not answer.get("IsTruncated"):
             return aborted
         page = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
-
-
-def _protocols(fs: AbstractFileSystem) -> set[str]:
-    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
 
 
 def _content(source: bytes | Path) -> bytes:

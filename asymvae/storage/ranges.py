@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from typing import Any
 
@@ -11,6 +10,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from asymvae.storage.filesystem import redact, resolve
 from asymvae.storage.retry import retrying
+from asymvae.storage.stream import Positioned
 
 _FOOTER_BYTES = 64 * 1024  # one request fetches the footer of most files
 
@@ -42,12 +42,11 @@ def open_parquet(url: str, size: int, footer: pq.FileMetaData | None = None, buf
     return pq.ParquetFile(source, metadata=footer, pre_buffer=False, buffer_size=buffer_bytes)
 
 
-class _RangeFile(io.RawIOBase):
+class _RangeFile(Positioned):
     """A remote file of known size; every read is one request for that range, but for the file's end, which is kept."""
 
     def __init__(self, url: str, size: int) -> None:
         self._url, self._size = url, size
-        self._position = 0
         self._tail: bytes | None = None
 
     def read(self, size: int = -1) -> bytes:
@@ -75,17 +74,3 @@ class _RangeFile(io.RawIOBase):
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True

@@ -12,9 +12,15 @@ import tenacity
 
 log = logging.getLogger(__name__)
 
-# A store that is away for a minute is waited for; one that stays away ends the shard after about this long.
-GIVE_UP_AFTER_SECONDS: Final = 180.0
-LONGEST_WAIT_SECONDS: Final = 20.0
+# A store that is away for a minute is waited for; one that stays away ends the operation, and so the shard's try.
+GIVE_UP_AFTER_SECONDS: Final = 180.0  # no attempt begins later
+LONGEST_WAIT_SECONDS: Final = 20.0  # between two attempts
+
+# Of one request; see :mod:`asymvae.storage.clients`.
+CONNECT_SECONDS: Final = 10.0
+SILENCE_SECONDS: Final = 20.0  # without a byte of the answer
+REQUEST_SECONDS: Final = 60.0  # until the answer's head (GCS: its end); an upload's body is at most 16 MiB
+REQUEST_TRIES: Final = 3  # by S3's client, of what is refused, reset or answered by 5xx: within 3 s. Not of silence.
 
 _TRANSIENT_CODES: Final = frozenset(
     {
@@ -133,16 +139,38 @@ def _log_wait(state: tenacity.RetryCallState) -> None:
     log.warning("storage: %s; attempt %d, again in %.1f s", type(error).__name__, state.attempt_number, wait)
 
 
+def _give_up(state: tenacity.RetryCallState) -> None:
+    """Raises the last error; fsspec's time-out, which has no words, in those of its cause."""
+    error = state.outcome.exception() if state.outcome else None
+    assert error is not None
+    if isinstance(error, TimeoutError) and not str(error):
+        words = next(filter(None, map(str, causes(error))), "the store stopped in the middle of an answer")
+        raise TimeoutError(words) from error
+    raise error
+
+
+def longest_hold() -> float:
+    """Seconds that a store which stays away can hold one operation, and with it one try of a shard.
+
+    The last attempt begins before :data:`GIVE_UP_AFTER_SECONDS`. At worst it is a piece of an upload, which the store
+    doesn't read, and then the request that aborts the upload, which it doesn't answer. A job tries a shard
+    ``1 + ray.attempts`` times, and where OUT is away it gives up once more, on the record of the failure.
+
+    gcsfs tries a silent store 6 times by itself, which can't be set: there an attempt may take 160 s.
+    """
+    return GIVE_UP_AFTER_SECONDS + REQUEST_SECONDS + SILENCE_SECONDS
+
+
 def retrying() -> tenacity.Retrying:
     """Back-off for one operation: ``retrying()(function)``.
 
-    The last error is raised as it is after :data:`GIVE_UP_AFTER_SECONDS`; ``tenacity.TryAgain`` asks for
-    another attempt.
+    The last error is raised as it is where the next attempt would begin after :data:`GIVE_UP_AFTER_SECONDS`;
+    ``tenacity.TryAgain`` asks for another attempt.
     """
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_transient),
         wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT_SECONDS),
-        stop=tenacity.stop_after_delay(GIVE_UP_AFTER_SECONDS),
+        stop=tenacity.stop_before_delay(GIVE_UP_AFTER_SECONDS),
         before_sleep=_log_wait,
-        reraise=True,
+        retry_error_callback=_give_up,
     )

@@ -1,4 +1,4 @@
-"""A remote file as a stream that survives its connections."""
+"""Remote files for reading: what they have in common, and a stream that survives its connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,28 @@ class Version(Protocol):
     def size(self) -> int: ...
 
 
-class ReopeningStream(io.RawIOBase):
+class Positioned(io.RawIOBase):
+    """A file for reading whose place is a number of our own: seeking moves that, and asks nobody."""
+
+    _position = 0
+    _size = 0  # in bytes
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+class ReopeningStream(Positioned):
     """Reads through the file that ``open_file`` opens, and opens it again where a transient error cut it.
 
     Args:
@@ -30,7 +51,6 @@ class ReopeningStream(io.RawIOBase):
     def __init__(self, open_file: Callable[[], tuple[Any, Version]], name: str) -> None:
         self.name = name
         self._open_file = open_file
-        self._position = 0
         self._file: Any = None
         self._version: Version | None = None
         self._size = retrying()(self._open)
@@ -55,23 +75,13 @@ class ReopeningStream(io.RawIOBase):
         try:
             self._file.seek(self._position)
             return bytes(self._file.read(size))
-        except Exception:
+        except Exception as error:
             self._drop()
+            # s3fs looks for a number in a time-out of the body, which has none, and stumbles.
+            timeout = error.__context__
+            if isinstance(error, IndexError) and isinstance(timeout, TimeoutError):
+                raise timeout from timeout.__cause__
             raise
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def _drop(self) -> None:
         file, self._file = self._file, None
