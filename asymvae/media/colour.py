@@ -44,7 +44,10 @@ def _open(icc: bytes) -> ImageCms.ImageCmsProfile | None:
 @lru_cache(maxsize=16)
 def _profile_space(icc: bytes) -> str:
     profile = _open(icc)
-    return profile.profile.xcolor_space.strip() if profile else ""
+    try:
+        return profile.profile.xcolor_space.strip() if profile else ""
+    except UnicodeDecodeError:  # a signature that is no text
+        return ""
 
 
 @lru_cache(maxsize=16)

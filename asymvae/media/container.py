@@ -9,6 +9,7 @@ Kind = Literal["avif", "bmp", "gif", "jpeg", "png", "tiff", "webp"]
 Damage = Literal["cut", "damaged"]
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
+_PNG_ANIMATION: Final = (b"acTL", b"fcTL", b"fdAT")
 _AVIF_BRANDS: Final = (b"avif", b"avis", b"mif1", b"msf1")
 
 
@@ -88,6 +89,23 @@ def _tiff_layout(data: bytes) -> tuple[Literal["little", "big"], int, bool]:
     order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
     big = int.from_bytes(data[2:4], order) == 43
     return order, int.from_bytes(data[8:16] if big else data[4:8], order), big
+
+
+def still_png(data: bytes) -> bytes:
+    """A PNG without the chunks that make an animation of it: what is left is the picture for those who know none.
+
+    OpenCV composes the first frame of an animation, and leaves memory as it finds it where that covers less than the
+    whole picture.
+    """
+    if b"acTL" not in data:
+        return data
+    out, position = [data[: len(_PNG)]], len(_PNG)
+    while position + 12 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if data[position + 4 : position + 8] not in _PNG_ANIMATION:
+            out.append(data[position:end])
+        position = end
+    return b"".join(out)
 
 
 def _png_damage(data: bytes) -> Damage | None:

@@ -28,7 +28,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from asymvae.faults import Fault
-from asymvae.media.container import Damage, avif_is_deep, find_damage, sniff, tiff_is_tiled, webp_size
+from asymvae.media.container import Damage, avif_is_deep, find_damage, sniff, still_png, tiff_is_tiled, webp_size
 
 Space = Literal["L", "RGB", "CMYK"]
 
@@ -213,7 +213,7 @@ def _read_jpeg(data: bytes, picture: JpegImageFile, times: int) -> Raster | Faul
 def _read_png(data: bytes, picture: PngImageFile) -> Raster | Fault:
     """By OpenCV, which reads all 16 bits (Pillow keeps the upper byte: half of 65,535 would be 127, not 128) and
     refuses a file with too few rows (Pillow leaves them black)."""
-    levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    levels = cv2.imdecode(np.frombuffer(still_png(data), np.uint8), cv2.IMREAD_UNCHANGED)
     if levels is None or levels.shape[:2] != (picture.height, picture.width):
         return Fault("image_undecodable")
     # Pillow decodes all the pixels to find EXIF behind them: it is asked only where there may be some.
@@ -311,10 +311,10 @@ def _unsupported_tiff(data: bytes) -> Fault | None:
         stream.seek(directory.next)
         directory.load(stream)
         bits, formats = max(directory.get(_BITS_PER_SAMPLE, (8,))), directory.get(_SAMPLE_FORMAT, (1,))
+        is_float = 3 in formats
+        deep = bool(is_float or bits > 16)
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001  as in read_raster
+    except Exception:  # noqa: BLE001  as in read_raster; tags may be of any type, too
         return None
-    if 3 in formats or bits > 16:
-        return Fault("image_unsupported", {"mode": f"{bits}-bit {'float' if 3 in formats else 'integer'}"})
-    return None
+    return Fault("image_unsupported", {"mode": f"{bits}-bit {'float' if is_float else 'integer'}"}) if deep else None
