@@ -1,9 +1,10 @@
-"""Inpainters that end their process with a real SIGKILL at a chosen moment; a marker file proves that they did."""
+"""Inpainters that end their process with a real SIGKILL, or hang, at a chosen moment; a marker file proves it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,4 +76,21 @@ class AlwaysKilled(HarmonicFill):
     def fill(self, batch: Batch, vae: AsymmetricAutoencoderKL) -> Tensor:
         if any(item.key == self.key for item in batch.items):
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().fill(batch, vae)
+
+
+class HungOnce(HarmonicFill):
+    """Makes no progress, once: at the batch that holds ``key``."""
+
+    def __init__(self, marker: str, key: str) -> None:
+        super().__init__()
+        self.marker, self.key = Path(marker), key
+
+    def fill(self, batch: Batch, vae: AsymmetricAutoencoderKL) -> Tensor:
+        if any(item.key == self.key for item in batch.items):
+            try:
+                self.marker.touch(exist_ok=False)
+                time.sleep(3600)
+            except FileExistsError:
+                pass
         return super().fill(batch, vae)

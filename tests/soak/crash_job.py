@@ -1,0 +1,239 @@
+"""The job that the soak of crashes disturbs: its input, its processes, and what an OUT must be in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fsspec
+import psutil
+
+import jobs.audit
+from asymvae.storage.filesystem import TEMPORARY, join, list_files, read_bytes
+from asymvae.storage.ledger import Ledger
+from tests.object_store import BUCKET, ObjectStore
+from tests.tiny import tiny_model, write_shards
+
+SHARDS, SAMPLES = 4, 20
+_LOCAL_RAY = "local"
+_GONE_WITHIN_S = 30.0
+
+
+@dataclass
+class Place:
+    """Where rounds happen: the input, the checkpoint, the parts that every run must give, and how long one takes."""
+
+    folder: Path
+    store: ObjectStore
+    address: str  # of the cluster that is kept alive
+    raylets: Callable[[], Sequence[int]]  # process ids of its nodes
+    parts: dict[str, bytes] = field(default_factory=dict)
+    seconds: dict[tuple[str, str], float] = field(default_factory=dict)  # by (executor, scheme) of an undisturbed run
+    actors_after: float = 0.0  # seconds until an undisturbed run on the cluster has its first actor
+
+    @property
+    def local_input(self) -> str:
+        return str(self.folder / "in" / "*.tar")
+
+    @property
+    def s3_input(self) -> str:
+        return f"s3://{BUCKET}/in/*.tar"
+
+    def make_inputs(self) -> None:
+        tiny_model().save_pretrained(str(self.folder / "model"))
+        write_shards(self.folder / "in", SHARDS, SAMPLES)
+        s3 = fsspec.filesystem("s3")
+        for tar in sorted((self.folder / "in").glob("*.tar")):
+            s3.put_file(str(tar), f"{BUCKET}/in/{tar.name}")
+
+
+@dataclass
+class Job:
+    """One command line, in one round. ``executor``: ``cluster``, ``ray`` (one of its own) or ``local`` (no Ray)."""
+
+    place: Place
+    folder: Path  # of the round: logs, spool, and OUT unless it is elsewhere
+    executor: str = "cluster"
+    urls: str = ""
+    out: str = ""
+    spool: Path | None = None
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.urls = self.urls or self.place.local_input
+        self.out = self.out or str(self.folder / "out")
+        self.spool = self.spool or self.folder / "spool"
+
+    def command(self, *more: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "jobs.inpaint", f"--input.urls={self.urls}", f"--output.url={self.out}"),
+            *(f"--model.path={self.place.folder / 'model'}", "--workers.gpus=0", "--workers.batch_size=4"),
+            *(f"--workers.spool={self.spool}", "--max_error_fraction=0.5"),
+            f"--executor={'local' if self.executor == 'local' else 'ray'}",
+            *self.flags,
+            *more,
+        ]
+
+    def start(self, log: str, *more: str) -> Driver:
+        address = self.place.address if self.executor == "cluster" else _LOCAL_RAY
+        environment = os.environ | {"RAY_ADDRESS": address, "PYTHONUNBUFFERED": "1"}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / log
+        with path.open("wb") as target:
+            process = subprocess.Popen(
+                self.command(*more),
+                stdout=target,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=Path(__file__).parents[2],
+                start_new_session=True,  # Ctrl-C is for the soak
+            )
+        return Driver(process, path)
+
+
+@dataclass
+class Driver:
+    """A job's process, and what it says."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    started: float = field(default_factory=time.monotonic)
+    ended: float = 0.0
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def sleep_until(self, seconds: float) -> None:
+        """Until so long after its start, or its end."""
+        while self.alive and (left := self.started + seconds - time.monotonic()) > 0:
+            time.sleep(min(left, 0.05))
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code; one that doesn't end is an error of the round, and is killed with all that it started."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            kill_family(self.process.pid)
+            raise TimeoutError(f"the driver had not ended after {timeout:.0f} s, see {self.log}") from None
+        self.ended = time.monotonic()
+        return code
+
+
+def kill_family(process: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(process)
+        for each in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
+def workers_of(raylets: Sequence[int]) -> list[psutil.Process]:
+    """Actors that run shards, or could: Ray names its workers by what they hold."""
+    found = []
+    for raylet in raylets:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in psutil.Process(raylet).children():
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                    name = " ".join(each.cmdline())
+                    if re.match(r"ray::(?!IDLE|Board)\S*(MapWorker|ShardWorker|Board)", name):
+                        found.append(each)
+    return found
+
+
+def processes_naming(text: str) -> list[psutil.Process]:
+    """Processes, other than this one, with ``text`` in their command line."""
+    found = []
+    for each in psutil.process_iter(["cmdline"]):
+        if each.pid != os.getpid() and text in " ".join(each.info["cmdline"] or []):
+            found.append(each)
+    return found
+
+
+def gone(look: Callable[[], Sequence[object]], within: float = _GONE_WITHIN_S) -> Sequence[object]:
+    """What ``look`` still sees when so many seconds have passed; nothing as soon as it sees nothing."""
+    end = time.monotonic() + within
+    while (left := look()) and time.monotonic() < end:
+        time.sleep(0.2)
+    return left
+
+
+def spools(folder: Path) -> list[Path]:
+    return list(folder.glob("asymvae-spool-*"))
+
+
+def temporaries(out: str) -> list[str]:
+    return [name for name in list_files(out, recursive=True) if TEMPORARY.match(name.rpartition("/")[2])]
+
+
+def unfinished_uploads(out: str) -> list[str]:
+    """Keys of multipart uploads below an s3:// OUT that were neither finished nor aborted."""
+    if not out.startswith("s3://"):
+        return []
+    s3 = fsspec.filesystem("s3")
+    bucket, _, prefix = out.removeprefix("s3://").partition("/")
+    found = s3.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix + "/").get("Uploads", [])
+    return [upload["Key"] for upload in found]
+
+
+def parts_below(out: str) -> dict[str, bytes]:
+    names = [name for name in list_files(out, recursive=True) if name.endswith(".parquet")]
+    return {name: read_bytes(join(out, name)) for name in names}
+
+
+def wrong_with(job: Job, *, same_bytes: bool = True) -> Iterator[str]:
+    """What a finished OUT has that it must not have, in words."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = jobs.audit.main([job.out, "--deep"])
+    if code != 0:
+        yield f"the audit ended with {code}: {said.getvalue()}"
+        return
+    ledger = Ledger(job.out)
+    records = [ledger.read_commit(name) for name in ledger.committed()]
+    if len(records) != SHARDS:
+        yield f"{len(records)} commits for {SHARDS} shards"
+    for record in records:
+        counts = record["counts"]
+        if counts["samples"] != SAMPLES or counts["results"] + counts["errors"] != SAMPLES or counts["errors"] != 1:
+            yield f"shard {record['shard']}: counts {json.dumps(counts)}"
+    if same_bytes and (parts := parts_below(job.out)) != job.place.parts:
+        odd = [name for name in parts | job.place.parts if parts.get(name) != job.place.parts.get(name)]
+        yield f"other parts than the undisturbed run's: {odd}"
+    if left := temporaries(job.out):
+        yield f"temporary files: {left}"
+    if uploads := unfinished_uploads(job.out):
+        yield f"unfinished uploads: {uploads}"
+
+
+def left_running(job: Job) -> Iterator[str]:
+    """Processes and spool folders that outlive the round's jobs."""
+    assert job.spool is not None
+    if found := gone(lambda: processes_naming(f"--output.url={job.out}")):
+        yield f"a driver is left: {found}"
+    if found := gone(lambda: workers_of(job.place.raylets())):
+        yield f"workers are left: {found}"
+    if found := gone(lambda: spools(job.spool or Path()), 5.0):
+        yield f"spool folders are left: {[str(path) for path in found]}"
+
+
+def clear(job: Job) -> None:
+    """Make room: rounds of S3 share one small store."""
+    if job.out.startswith("s3://"):
+        with contextlib.suppress(FileNotFoundError):
+            fsspec.filesystem("s3").rm(job.out, recursive=True)
+    shutil.rmtree(job.folder, ignore_errors=True)
