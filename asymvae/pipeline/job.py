@@ -28,7 +28,8 @@ _JUDGED_AFTER = 200  # samples: enough to tell a wrong setting from a few bad fi
 
 
 class JobStoppedError(RuntimeError):
-    """The shards have been tried, and what became of them can't be said. The message says why, and the remedy."""
+    """OUT can't be reached any more, so what became of the shards can't be recorded, or said for sure. The message
+    names those that failed, why, and the remedy."""
 
 
 @dataclass
@@ -54,7 +55,7 @@ def run_job(job: ShardJob, executor: Executor, *, retry_errors: frozenset[str] |
 
     Raises:
         ConfigurationError: the job can't be what was meant; nothing was started.
-        JobStoppedError: the output can't be read any more.
+        JobStoppedError: the output can't be reached any more.
     """
     plan = make_plan(job, retry_errors)
     executor.start(plan.recipe.job)
@@ -79,7 +80,7 @@ def run_job(job: ShardJob, executor: Executor, *, retry_errors: frozenset[str] |
                     tally.settle(report.shard, report.counts.get("samples", 0), report.errors_by_code)
                     if not report.committed:
                         result.failed[report.shard] = report.reason
-                        _record_failure(ledger, by_name[report.shard], report.reason)
+                        _record_failure(ledger, by_name[report.shard], result)
                     elif not doubted:
                         doubted = True
                         if doubt := kind.doubt(report.mean_hole_fraction):
@@ -95,7 +96,7 @@ def run_job(job: ShardJob, executor: Executor, *, retry_errors: frozenset[str] |
         sweep_spools(plan.recipe.job.workers.spool)  # of workers of this machine that were killed
     result.samples, result.errors = tally.samples, tally.errors
     result.seconds = time.monotonic() - started
-    with _stopped_by_storage(job.output.url):
+    with _stopped_by_storage("audited", result):
         found = audit(job.output.url, deep=False, shards=plan.shards)
         # What a crashed run left beside a shard that is committed now.
         swept = set(ledger.sweep(found.orphaned))
@@ -107,27 +108,31 @@ def run_job(job: ShardJob, executor: Executor, *, retry_errors: frozenset[str] |
 
 
 @contextmanager
-def _stopped_by_storage(url: str) -> Iterator[None]:
-    """What a store raises once it has been waited for long enough, as one line."""
+def _stopped_by_storage(done: str, result: JobResult) -> Iterator[None]:
+    """What a store raises once it has been waited for long enough, as a message. ``done``: what can't be, to OUT."""
     try:
         yield
     except Exception as error:  # their clients' errors have no class in common
         if not isinstance(error, OSError) and not is_transient(error):
             raise
         said = redact_text(f"{type(error).__name__}: {error}")
-        raise JobStoppedError(
-            f"output.url {redact(url)} can't be audited ({said}): what is committed stays, and the same command goes on"
-        ) from error
+        lines = [f"output.url {redact(result.plan.recipe.job.output.url)} can't be {done} ({said})"]
+        lines += [f"failed: shard {name}: {reason}" for name, reason in result.failed.items()]
+        lines.append("what is committed stays, and the same command goes on from there")
+        raise JobStoppedError("\n".join(lines)) from error
 
 
-def _record_failure(ledger: Ledger, shard: Shard, reason: str) -> None:
-    """In ``_failed/``. Where that can't be written, for the same reason perhaps, the result still has it."""
-    try:
-        ledger.fail(shard, {"reason": reason})
-    except Exception as error:  # as in _stopped_by_storage
-        if not isinstance(error, OSError) and not is_transient(error):
-            raise
-        print(f"warning: shard {shard.name}: _failed/ can't be written: {redact_text(str(error))}", file=sys.stderr)
+def _record_failure(ledger: Ledger, shard: Shard, result: JobResult) -> None:
+    """In ``_failed/``. Where the disk is full, say, the result still has it, and other shards may do better; a store
+    that has been waited for in vain would hold each of them as long."""
+    reason = result.failed[shard.name]
+    with _stopped_by_storage("written", result):
+        try:
+            ledger.fail(shard, {"reason": reason})
+        except OSError as error:
+            if is_transient(error):
+                raise
+            print(f"warning: shard {shard.name}: _failed/ can't be written: {redact_text(str(error))}", file=sys.stderr)
 
 
 def _too_many_errors(samples: int, errors: Counter[str], kind: Kind[Any]) -> str:

@@ -34,6 +34,7 @@ from asymvae.pipeline.spool import spool_folder, sweep_spools
 from asymvae.pipeline.watchdog import Watchdog
 from asymvae.storage.filesystem import redact, redact_text
 from asymvae.storage.ledger import Ledger, commit_id
+from asymvae.storage.retry import is_transient
 from asymvae.storage.shards import Shard
 
 _TELL_EVERY_S = 0.5
@@ -143,8 +144,11 @@ class ShardWorker:
         except StoppedError as error:
             report = Report(shard.name, False, str(error))
         except Exception as error:  # noqa: BLE001  whatever it is, it is this shard's, and its report names it
-            print(f"shard {shard.name}:\n{redact_text(traceback.format_exc())}", file=sys.stderr)
-            report = Report(shard.name, False, reason_of(error))
+            reason = reason_of(error)
+            # Of a store that is away the reason says all.
+            trace = reason if is_transient(error) else f"\n{redact_text(traceback.format_exc())}"
+            print(f"shard {shard.name}: {trace}", file=sys.stderr)
+            report = Report(shard.name, False, reason)
         # The error's frames hold samples and batches, on a GPU too, in cycles that must not wait for the next shard.
         gc.collect()
         return report
