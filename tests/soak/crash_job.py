@@ -24,7 +24,7 @@ from asymvae.storage.ledger import Ledger
 from tests.object_store import BUCKET, ObjectStore
 from tests.tiny import tiny_model, write_shards
 
-SHARDS, SAMPLES = 4, 20
+SHARDS, SAMPLES = 4, 12
 _LOCAL_RAY = "local"
 _GONE_WITHIN_S = 30.0
 
