@@ -9,7 +9,9 @@ import json
 import os
 import random
 import shutil
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -146,6 +148,7 @@ def table(rounds: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # with the cluster and the store
     folder = options.out or Path(tempfile.mkdtemp(prefix="asymvae-crashes-"))
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
