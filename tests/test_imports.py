@@ -65,8 +65,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 IMPORT_RAY = {
     "asymvae/pipeline/worker.py",
     "asymvae/pipeline/executor.py",
+    "asymvae/pipeline/metrics.py",
     "asymvae/pipeline/progress.py",
     "jobs/submit.py",
+    "jobs/job_server.py",
 }
 WITHOUT_TORCH = {"media", "storage", "faults", "config", "config_latents", "fingerprint", "report", "jobs"}
 
