@@ -15,6 +15,8 @@ from asymvae.media.buckets import Box, Size, cut
 from asymvae.media.image import Image, decode_image
 from asymvae.media.mask import blend_mask, decode_mask, grow_to_grid, model_mask, reduce_maximum, resize_mask
 
+_MOST_ENLARGED = 4  # times the pixels of the largest original: x-2 doubles its sides
+
 
 class Place(Protocol):
     """How an image was brought to the pixels of its latents; see storage/latents.py."""
@@ -126,15 +128,18 @@ class PrepareDecode:
             if times is None:
                 return Fault("placement_invalid")
             resized = (place.resized[0] * times, place.resized[1] * times)
+            pixels, limit = resized[0] * resized[1], self.job.originals.max_pixels
+            if pixels > _MOST_ENLARGED * limit:  # what the columns say is taken for no image that big
+                return Fault("image_too_large", {"pixels": pixels, "limit": limit})
             top, left, bottom, right = (side * times for side in place.crop)
             box, hflip = (top, left, bottom, right), place.hflip
-        pixels = cut(image, resized, box, hflip=hflip)
+        shown = cut(image, resized, box, hflip=hflip)
         mask = reduce_maximum(mask, *resized)
         dilate, feather = self.job.mask.dilate, self.job.mask.feather
         blend = _windowed(blend_mask(mask, dilate=dilate, feather=feather), box, hflip)
         binary = grow_to_grid(model_mask(blend, soft=dilate > 0 or feather > 0), self.job.mask.grid)
         hole_fraction = float((_windowed(mask, box, hflip) >= 0.5).mean())
-        return Shown(pixels, binary, blend, hole_fraction, image.bit_depth_reduced)
+        return Shown(shown, binary, blend, hole_fraction, image.bit_depth_reduced)
 
 
 def _times(size: Size, place: Place) -> int | None:

@@ -7,33 +7,26 @@ is damaged costs the rest of its row group, and later rows keep their numbers.
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.implementations.memory import MemoryFileSystem
 
 from asymvae.faults import Fault
 from asymvae.storage.columns import Column, JsonColumn, KeyColumn, Url
-from asymvae.storage.filesystem import info, open_stream, redact, resolve
 from asymvae.storage.samples import ROLES, BadSample, FieldNames, Role, Sample
 from asymvae.storage.shards import Shard
-from asymvae.storage.stream import ReopeningStream
 from asymvae.storage.urls import FETCHES_AT_ONCE, Fetcher
+from asymvae.storage.watched import UNREADABLE, WatchedFile
 
 # Arrow reads a column chunk whole unless it is given a buffer; one is held a column.
 _COLUMN_BUFFER: Final = 2 * 1024 * 1024
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _BATCH_ROWS: Final = 256
-
-# What damage makes Arrow raise; the last for names in the schema.
-_UNREADABLE: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +62,7 @@ def read_parquet(shard: Shard, fields: FieldNames) -> Iterator[Sample | BadSampl
 
     Raises whatever the store raises.
     """
-    with _WatchedFile(shard.url) as file, Fetcher(shard.url) as fetcher:
+    with WatchedFile(shard.url) as file, Fetcher(shard.url) as fetcher:
         if file.size == 0:
             yield BadSample(None, None, Fault("shard_empty"))
             return
@@ -78,7 +71,7 @@ def read_parquet(shard: Shard, fields: FieldNames) -> Iterator[Sample | BadSampl
                 file, pre_buffer=False, buffer_size=_COLUMN_BUFFER, page_checksum_verification=True
             )
             columns = set(parquet.schema_arrow.names)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             file.raise_own(error)
             yield BadSample(None, None, Fault("parquet_unreadable"))
             return
@@ -137,7 +130,7 @@ def _rows(
             for row in range(min(batch.num_rows, end - index)):
                 yield _Row(index, keys[row] if keys else f"{shard_name}/{index}", _fields(cells, row, fetcher))
                 index += 1
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _Damage(error) from error
     if index != end:
         raise _Damage(ValueError("the footer promises more rows"))
@@ -167,51 +160,3 @@ def _batch_rows(group: Any) -> int:
     Other columns count too: asking a damaged footer for one column's size can abort the process (pyarrow 26).
     """
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES * int(group.num_rows) // max(int(group.total_byte_size), 1)))
-
-
-class _WatchedFile(io.RawIOBase):
-    """The file, for Arrow, that remembers what the store raised.
-
-    Arrow raises OSError for damaged pages too, so the type alone doesn't tell whose fault a failed read is.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._error: Exception | None = None
-        fs, path = resolve(url)
-        if isinstance(fs, LocalFileSystem | MemoryFileSystem):
-            self._file: BinaryIO = open_stream(url)
-        else:
-            # No read-ahead: it would be thrown away each time Arrow goes on to another column's chunk.
-            self._file = cast(
-                BinaryIO,
-                ReopeningStream(lambda: (fs.open(path, "rb", cache_type="none"), info(url)), redact(url)),
-            )
-        self.size = self._file.seek(0, io.SEEK_END)
-
-    def raise_own(self, error: Exception) -> None:
-        """Raise what the store raised, if that is why ``error`` came."""
-        if self._error is not None:
-            raise self._error from error
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return self._file.read(size)
-        except Exception as error:
-            self._error = error
-            raise
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

@@ -18,8 +18,8 @@ import pytest
 import tenacity
 
 import asymvae.storage.columns as columns
-import asymvae.storage.parquet as reading
 import asymvae.storage.urls as urls
+import asymvae.storage.watched as watched
 from asymvae.faults import Fault
 from asymvae.storage.parquet import read_parquet
 from asymvae.storage.samples import BadSample, FieldNames, Sample
@@ -254,7 +254,7 @@ def test_the_stores_errors_are_raised_and_not_taken_for_damage(tmp_path: Path, m
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"image": [os.urandom(1000) for _ in range(3000)]}), path, row_group_size=1000)
     file = Failing(str(path))
-    monkeypatch.setattr(reading, "open_stream", lambda url: file)
+    monkeypatch.setattr(watched, "open_stream", lambda url: file)
     rows = read_parquet(shard_of(path), NO_KEY)
     assert isinstance(next(rows), Sample)
     file.fails = True
