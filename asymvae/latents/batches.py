@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from asymvae.latents.order import Pick
 from asymvae.latents.rows import Found, Held, Slice
@@ -29,6 +31,7 @@ class BatchMaker:
     dtype: torch.dtype
     seed: int
     epoch: int
+    _buffers: dict[tuple[str, int, torch.dtype], Tensor] = field(default_factory=dict)
 
     def __call__(self, pick: Pick, held: Held) -> Batch:
         """``latents`` (B, C, h, w), ``is_padding`` (B,) bool, and the columns: a tensor of numbers, a list of texts.
@@ -36,12 +39,12 @@ class BatchMaker:
         Padding repeats the rows of its own batch.
         """
         found, count = held.find(pick.places), len(pick.places)
-        latents = self._latents(found)
-        repeat = torch.arange(self.batch_size) % count
-        latents[count:] = latents[repeat[count:]]
+        latents = self._latents(found, count)
+        numbers = torch.arange(self.batch_size)
+        repeat = numbers % count
         batch: Batch = {
             "latents": latents.view(self.batch_size, *found[0][0].shape),
-            "is_padding": torch.arange(self.batch_size) >= pick.real,
+            "is_padding": numbers >= pick.real,
         }
         for name in self.columns:
             cells = [part.columns[name] for part, _, _ in found]
@@ -52,33 +55,62 @@ class BatchMaker:
                 batch[name] = torch.from_numpy(_gather(found, count, cells))[repeat]
         return batch
 
-    def _latents(self, found: Sequence[Found]) -> Tensor:
-        """(B, C * h * w): (mean + std * eps) * scaling_factor, or the mean alone; of repeats nothing yet."""
+    def _latents(self, found: Sequence[Found], count: int) -> Tensor:
+        """(B, C * h * w): (mean + std * eps) * scaling_factor, or the mean alone; from row ``count`` on, repeats."""
         length = found[0][0].latents["mean"].shape[1]
-        latents, generator = torch.empty(self.batch_size, length, dtype=self.dtype), torch.Generator()
-        # Row by row, in float32: what a row takes stays in the cache.
-        latent, std, noise = (torch.empty(length) for _ in range(3))
-        for part, numbers, rows in found:
-            mean, logvar = part.latents["mean"], part.latents.get("logvar")
-            seeds = self._seeds(part)[rows].tolist()
-            for number, row, seed in zip(numbers.tolist(), rows.tolist(), seeds, strict=True):
-                latent.copy_(mean[row])
-                if logvar is not None:
+        out = _empty(self.batch_size, length, self.dtype)
+        # Computed in float32, in the place of the result where that is float32.
+        latents = out if self.dtype == torch.float32 else self._buffer("latents", length, torch.float32)
+        latents[:count].copy_(self._gathered("mean", found, count))
+        if "logvar" in self.latents:
+            # exp(x / 2), as the power of two that torch computes fastest. Row by row, since the end of a vector may be
+            # rounded otherwise than its middle, and a row mustn't hang on its neighbours.
+            std = self._buffer("std", length, torch.float32)[:count]
+            std.copy_(self._gathered("logvar", found, count)).mul_(0.5 / math.log(2))
+            noise, generator = torch.empty(length), torch.Generator()
+            for part, numbers, rows in found:
+                for number, seed in zip(numbers.tolist(), self._seeds(part, rows).tolist(), strict=True):
                     noise.normal_(generator=generator.manual_seed(seed))
-                    latent.addcmul_(std.copy_(logvar[row]).mul_(0.5).exp_(), noise)
-                latents[number].copy_(latent.mul_(self.scaling_factor))
-        return latents
+                    latents[number].addcmul_(std[number].exp2_(), noise)
+        latents[:count].mul_(self.scaling_factor)
+        for first in range(count, self.batch_size, count):
+            latents[first : first + count] = latents[: min(count, self.batch_size - first)]
+        return out if out is latents else out.copy_(latents)
 
-    def _seeds(self, part: Slice) -> NDArray[np.uint64]:
+    def _gathered(self, name: str, found: Sequence[Found], count: int) -> Tensor:
+        """(count, C * h * w) as stored, in a buffer that the next call overwrites."""
+        first = found[0][0].latents[name]
+        buffer = self._buffer("stored", first.shape[1], first.dtype)[:count]
+        for part, numbers, rows in found:
+            for number, row in zip(numbers.tolist(), rows.tolist(), strict=True):
+                buffer[number] = part.latents[name][row]
+        return buffer
+
+    def _buffer(self, use: str, length: int, dtype: torch.dtype) -> Tensor:
+        """(B, length), the same one each time: memory that is there already costs no page faults."""
+        key = (use, length, dtype)
+        if key not in self._buffers:
+            self._buffers[key] = torch.empty(self.batch_size, length, dtype=dtype)
+        return self._buffers[key]
+
+    def _seeds(self, part: Slice, wanted: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Of each row's noise: from the epoch and the row's place in its part, never from who reads it when."""
         content = f"{self.seed}\n{self.epoch}\n{part.part}".encode()
         base = np.frombuffer(hashlib.blake2b(content, digest_size=8).digest(), np.uint64)
-        rows = np.arange(part.part_row, part.part_row + part.rows, dtype=np.uint64)
+        rows = np.uint64(part.part_row) + wanted.astype(np.uint64)
         mixed = base + rows * np.uint64(0x9E3779B97F4A7C15)  # splitmix64: torch's generators heed the low half alone
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         seeds: NDArray[np.uint64] = (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)
         return seeds
+
+
+def _empty(rows: int, length: int, dtype: torch.dtype) -> Tensor:
+    """(rows, length); in a DataLoader worker it lies in shared memory, or the loader would copy it there."""
+    if get_worker_info() is None:
+        return torch.empty(rows, length, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(rows * length * dtype.itemsize)  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=dtype).set_(storage).view(rows, length)
 
 
 def _gather(found: Sequence[Found], count: int, cells: Sequence[Any]) -> NDArray[Any]:

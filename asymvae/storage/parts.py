@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asymvae.storage.schemas import kind_of
+from asymvae.storage.schemas import LATENT_TYPES, kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def _writer(sink: pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
         compression={name: "NONE" if pa.types.is_binary(column) else "ZSTD" for name, column in leaves.items()},
         compression_level={name: 3 for name, column in leaves.items() if not pa.types.is_binary(column)},
         use_dictionary=False,
-        write_statistics=[name for name, column in leaves.items() if not pa.types.is_binary(column)],
+        write_statistics=[name for name, column in leaves.items() if not _is_bulk(name, column)],
         # A page closes at a multiple of this many rows: 1,024 images would be one page of hundreds of MB.
         write_batch_size=16,
         store_schema=True,
@@ -140,6 +140,12 @@ def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
             stack.append((f"{name}.list.element", column.value_type))
         else:
             yield name, column
+
+
+def _is_bulk(name: str, column: pa.DataType) -> bool:
+    """Encoded images, and latents: nobody looks for the least of them, and finding it takes a fifth of writing them."""
+    is_list_of_latents = name.endswith(".list.element") and column in LATENT_TYPES.values()
+    return is_list_of_latents or bool(pa.types.is_binary(column))
 
 
 def _size(value: Any) -> int:

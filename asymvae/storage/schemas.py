@@ -1,7 +1,8 @@
 """Every column of every output, once.
 
 All fields are nullable for Arrow, also those that are never null: Hugging Face datasets take the types that
-the metadata names only where the field is exactly theirs, which is nullable.
+the metadata names only where the field is exactly theirs, which is nullable. But the numbers within a latent are not:
+without a level for each of 16,384 numbers a row is read in two thirds of the time, and datasets take that too.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def latents_schema(
     the float's repr), ``asymvae.model`` (its path, as it was given), ``asymvae.weights_sha256``,
     ``asymvae.latent_dtype``.
     """
-    values = pa.list_(LATENT_TYPES[dtype])
+    values = pa.list_(pa.field("item", LATENT_TYPES[dtype], nullable=False))
     pixels = pa.list_(pa.int32())
     schema = output_schema(
         "latents",

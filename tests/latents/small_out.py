@@ -12,7 +12,7 @@ import torch
 
 from asymvae.storage.ledger import Ledger, commit_id
 from asymvae.storage.parts import Part, PartWriter
-from asymvae.storage.schemas import LatentDtype, latents_schema
+from asymvae.storage.schemas import FORMAT_VERSION, LatentDtype, latents_schema
 from asymvae.storage.shards import Shard
 
 FINGERPRINT = "f" * 16
@@ -61,7 +61,7 @@ class SmallOut:
 
     def commit(self, name: str, parts: Sequence[Part]) -> None:
         ledger = Ledger(self.url)
-        ledger.open_job({"format_version": 2, "fingerprint": FINGERPRINT})
+        ledger.open_job({"format_version": FORMAT_VERSION, "fingerprint": FINGERPRINT})
         shard = Shard(f"in/{name}.tar", name, "webdataset", 1000, "v1")
         rows = sum(part.rows for part in parts)
         counts = {"samples": rows, "planned": rows, "results": rows, "errors": 0, "shard_errors": 0}
