@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.object_store import BUCKET, ObjectStore, start_object_store
+from tests.object_store import ObjectStore, start_fake_gcs, start_moto, start_object_store
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +23,40 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
         yield store
     s3fs.S3FileSystem.clear_instance_cache()
     store.stop()
+
+
+@pytest.fixture(scope="session")
+def _moto_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    store = start_moto(tmp_path_factory.mktemp("moto"))
+    yield store
+    store.stop()
+
+
+@pytest.fixture(scope="session")
+def _gcs_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    store = start_fake_gcs(tmp_path_factory.mktemp("fake-gcs"))
+    yield store
+    store.stop()
+
+
+@pytest.fixture
+def moto_url(_moto_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An s3:// folder of this test's own on the second S3 server, which the environment points to meanwhile."""
+    import s3fs
+
+    for name, value in _moto_store.env.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # they keep to the server that they first met
+    yield _moto_store.new_url()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def gs_url(_gcs_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A gs:// folder of this test's own on a server that stands for Google's."""
+    for name, value in _gcs_store.env.items():
+        monkeypatch.setenv(name, value)
+    return _gcs_store.new_url()
 
 
 @pytest.fixture(scope="session")
@@ -58,10 +91,20 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def s3_url(object_store: ObjectStore) -> str:
     """An s3:// folder of this test's own, with nothing in it."""
-    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    return object_store.new_url()
 
 
 @pytest.fixture(params=["local", "s3"])
 def out_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An OUT with nothing in it: a local folder, then one in a real object store."""
     return str(tmp_path / "out") if request.param == "local" else request.getfixturevalue("s3_url")
+
+
+STORES = {"seaweedfs": "s3_url", "moto": "moto_url", "gcs": "gs_url"}
+
+
+@pytest.fixture(params=["local", *STORES])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder with nothing in it: local, then on each of the servers."""
+    name = request.param
+    return str(tmp_path / "store") if name == "local" else request.getfixturevalue(STORES[name])

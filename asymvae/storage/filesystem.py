@@ -15,7 +15,7 @@ import re
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
@@ -41,10 +41,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """``size`` in bytes. ``etag`` changes with the content: the store's, or ``<size>-<mtime in ns>`` locally."""
+    """``size`` in bytes. ``etag`` changes with the content: the store's, or ``<size>-<mtime in ns>`` locally.
+
+    ``changed``: when it was written, in s since 1970 by the store's clock; None where the store doesn't say.
+    """
 
     size: int
     etag: str
+    changed: float | None = field(default=None, compare=False)
 
 
 def resolve(url: str) -> tuple[AbstractFileSystem, str]:
@@ -97,7 +101,7 @@ def info(url: str) -> FileInfo:
     fs, path = resolve(url)
     if isinstance(fs, LocalFileSystem):
         stat = os.stat(path)
-        return FileInfo(stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+        return FileInfo(stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_mtime)
     return _file_info(_retried(lambda: fs.info(path)))
 
 
@@ -127,6 +131,9 @@ def open_stream(url: str) -> BinaryIO:
 
 def _open_remote(fs: AbstractFileSystem, path: str) -> tuple[Any, FileInfo]:
     file = fs.open(path, "rb", block_size=READ_AHEAD_BYTES, cache_type="readahead")
+    if generation := file.details.get("generation"):
+        # gcsfs would read whatever is there by now; s3fs asks for the ETag that it opened.
+        file.cache.fetcher = lambda start, end: fs.cat_file(path, start, end, generation=generation)
     return file, _file_info(file.details)
 
 
@@ -159,7 +166,7 @@ def _list_local(root: str, below: str, recursive: bool, prefix: str) -> dict[str
                     found |= _list_local(root, name + "/", recursive, prefix)
             elif name.startswith(prefix):
                 stat = entry.stat()
-                found[name] = FileInfo(stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+                found[name] = FileInfo(stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_mtime)
         except FileNotFoundError:  # removed since the folder was read
             continue
     return found
@@ -186,12 +193,10 @@ def _list_remote(fs: AbstractFileSystem, path: str, recursive: bool, prefix: str
 def _file_info(entry: dict[str, Any]) -> FileInfo:
     size = int(entry["size"])
     tag = entry.get("ETag") or entry.get("etag")
-    if tag:
-        return FileInfo(size, str(tag).strip('"'))
-    changed = entry.get("LastModified") or entry.get("last_modified") or entry.get("created") or ""
-    if isinstance(changed, datetime):  # memory:// tells it in two ways
-        changed = changed.timestamp()
-    return FileInfo(size, f"{size}-{changed}")
+    when = entry.get("LastModified") or entry.get("last_modified") or entry.get("created") or entry.get("mtime") or ""
+    if isinstance(when, datetime):  # memory:// tells it in two ways
+        when = when.timestamp()
+    return FileInfo(size, str(tag).strip('"') if tag else f"{size}-{when}", when if isinstance(when, float) else None)
 
 
 # --- writing ------------------------------------------------------------------------------------------------
@@ -238,32 +243,6 @@ def remove(url: str) -> None:
     fs, path = resolve(url)
     with contextlib.suppress(FileNotFoundError):
         _retried(lambda: fs.rm_file(path))
-
-
-def abort_uploads(url_folder: str, ours: Callable[[str], bool]) -> list[str]:
-    """Abort the unfinished multipart uploads below a folder whose path below it ``ours`` accepts; returns these.
-
-    An upload that a crash cut off is invisible, and paid for. Where a store has no such thing, nothing happens.
-    """
-    fs, path = resolve(url_folder)
-    if not protocols(fs) & {"s3", "s3a"}:
-        return []
-    bucket, prefix, _ = fs.split_path(path.rstrip("/") + "/")
-    page: dict[str, str] = {}
-    aborted = []
-    while True:
-        answer = _retried(
-            lambda: fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **page)  # noqa: B023
-        )
-        for upload in answer.get("Uploads", []):
-            where = upload["Key"].removeprefix(prefix)
-            if upload["Key"].startswith(prefix) and ours(where):
-                with contextlib.suppress(FileNotFoundError):  # finished or aborted meanwhile
-                    fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-                    aborted.append(where)
-        if not answer.get("IsTruncated"):
-            return aborted
-        page = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
 
 
 def _content(source: bytes | Path) -> bytes:

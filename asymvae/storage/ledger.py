@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from asymvae.storage import filesystem
 from asymvae.storage.parts import Part
 from asymvae.storage.schemas import FORMAT_VERSION
+from asymvae.storage.uploads import abort_uploads
 
 if TYPE_CHECKING:
     from asymvae.storage.shards import Shard
@@ -242,7 +243,7 @@ class Ledger:
             if of_job or (shard_name in committed and self._unnamed(where, shard_name)):
                 filesystem.remove(self._at(where))
                 removed.append(where)
-        return removed + filesystem.abort_uploads(self.url, lambda where: shard_of(where) in committed)
+        return removed + abort_uploads(self.url, lambda where: shard_of(where) in committed)
 
     def _unnamed(self, where: str, shard_name: str) -> bool:
         # Read now: the records may be newer than the audit that the list of orphans comes from.

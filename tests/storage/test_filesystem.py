@@ -16,7 +16,6 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from asymvae.storage import filesystem, retry
 from asymvae.storage.stream import ReopeningStream
-from tests.object_store import BUCKET
 
 
 @pytest.fixture
@@ -54,20 +53,6 @@ def test_of_many_that_create_a_file_at_once_exactly_one_is_told_it_did(out_url: 
 def test_the_same_bytes_from_two_writers_are_still_made_by_one(out_url: str) -> None:
     url = filesystem.join(out_url, "same.bin")
     assert sorted(at_once(2, lambda _: filesystem.put_if_absent(url, b"same"))) == [False, True]
-
-
-def test_a_part_that_goes_up_in_pieces_is_created_only_where_there_is_none(s3_url: str, tmp_path: Path) -> None:
-    sources = [tmp_path / "one", tmp_path / "other"]
-    for source in sources:
-        source.write_bytes(os.urandom(3 * filesystem.UPLOAD_CHUNK_BYTES // 2 * 2))
-    url = filesystem.join(s3_url, "results", "big.parquet")
-    made = at_once(2, lambda number: filesystem.put_if_absent(url, sources[number]))
-    assert sorted(made) == [False, True]
-    winner = sources[made.index(True)]
-    assert "-" in filesystem.info(url).etag  # an ETag of several pieces
-    with filesystem.open_stream(url) as stream:
-        assert stream.read() == winner.read_bytes()
-    assert not filesystem.abort_uploads(s3_url, lambda _: True), "the loser left an unfinished upload"
 
 
 def test_a_lost_answer_to_our_own_upload_is_not_taken_for_anothers(
@@ -109,17 +94,6 @@ def test_an_upload_that_fails_for_good_leaves_nothing(s3_url: str, monkeypatch: 
         with pytest.raises(PermissionError):
             filesystem.put_if_absent(f"{s3_url}/x", b"x")
     assert filesystem.list_files(s3_url) == {}
-
-
-def test_aborting_uploads_spares_those_beside_ours(s3_url: str) -> None:
-    fs, path = filesystem.resolve(s3_url)
-    keys = [f"{path.split('/', 1)[1]}{rest}" for rest in ("/results/a.parquet", "/notes/a", "-neighbour/results/a")]
-    for key in keys:
-        fs.call_s3("create_multipart_upload", Bucket=BUCKET, Key=key)
-    assert filesystem.abort_uploads(s3_url, lambda where: where.startswith("results/")) == ["results/a.parquet"]
-    left = fs.call_s3("list_multipart_uploads", Bucket=BUCKET)["Uploads"]
-    assert {upload["Key"] for upload in left} >= set(keys[1:])
-    assert keys[0] not in {upload["Key"] for upload in left}
 
 
 def test_an_interrupted_local_write_leaves_neither_file_nor_temporary(
