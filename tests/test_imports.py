@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 IMPORT_RAY = {
     "asymvae/pipeline/worker.py",
     "asymvae/pipeline/executor.py",
+    "asymvae/pipeline/pool.py",
     "asymvae/pipeline/metrics.py",
     "asymvae/pipeline/progress.py",
     "jobs/submit.py",

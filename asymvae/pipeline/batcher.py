@@ -37,6 +37,11 @@ class Batcher:
         self._waiting = 0
         self._admitted = 0
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of the samples that wait for company now."""
+        return self._waiting
+
     def admit(self, items: Sequence[Any], cost: int) -> list[list[Any]]:
         """The batches that are ready once a sample of ``cost`` bytes and its items (none, if it needs no device)
         have come. The cost is counted once, on its last item."""

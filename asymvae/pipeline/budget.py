@@ -23,6 +23,11 @@ class ByteBudget:
     def counted(self, cost: int) -> int:
         return min(cost, self.limit // 2)
 
+    @property
+    def used(self) -> int:
+        """Bytes in flight now."""
+        return self._used
+
     def acquire(self, cost: int) -> bool:
         """Take ``counted(cost)``; False if the budget was closed meanwhile."""
         with self._changed:

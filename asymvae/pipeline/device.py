@@ -108,6 +108,9 @@ class Device:
         self._thread.submit(self._compile).result()
         self._smaller: dict[Hashable, Run] = {}  # by shape_key: what fitted where the plan didn't
         self._told = False
+        # Since the worker began, for whoever watches: items that were run, their places in batches, and seconds.
+        self.rows = self.places = 0
+        self.busy_s = 0.0
 
     @torch.inference_mode()  # compiled code is kept for the mode that it was made in
     def _compile(self) -> None:
@@ -145,8 +148,12 @@ class Device:
                     self._smaller[key] = smaller
                     continue  # with the same items
             pending.parts.append(_Refused(chunk[0]) if part is None else part)
+            self.rows += len(chunk)
+            self.places += size
             waiting = rest
-        return pending, time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self.busy_s += seconds
+        return pending, seconds
 
     def _less_than(self, size: int, in_strips: bool, item: Work) -> Run | None:
         """The next smaller run after one that ran out of memory; None where there is none."""

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import queue
 import re
 import signal
 import socket
 import threading
 import uuid
-import warnings
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray
 import torch
-from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
-from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from asymvae.config import ShardJob
 from asymvae.pipeline.allocator import KEEP_FREED_MEMORY
 from asymvae.pipeline.capacity import DeviceMemory, device_memory
-from asymvae.pipeline.plan import ConfigurationError, Recipe
+from asymvae.pipeline.plan import ConfigurationError
+from asymvae.pipeline.pool import GRACE_S, LOOK_EVERY_S, Pool, last_line
 from asymvae.pipeline.progress import Board, Tally
-from asymvae.pipeline.worker import RayShardWorker, Report, ShardWorker
-from asymvae.storage.filesystem import is_local, redact_text, resolve
+from asymvae.pipeline.recipe import Recipe
+from asymvae.pipeline.reports import Report
+from asymvae.pipeline.worker import RayShardWorker, ShardWorker
+from asymvae.storage.filesystem import is_local, resolve
 from asymvae.storage.shards import Shard
 
-_LOOK_EVERY_S = 1.0
 _ANSWERS_WITHIN_S = 10.0
-# That workers get to give their shards up, where a run is ended; then they are killed. Schedulers give 30 s in all.
-GRACE_S = 15.0
 
 
 class WorkersFailedError(RuntimeError):
@@ -78,25 +72,28 @@ class LocalExecutor:
 
     def _run(self, worker: ShardWorker, shard: Shard, tally: Tally, attempts: int) -> Report:
         for _ in range(1 + attempts):
-            report = worker.attempt(shard, lambda s, samples, errors: tally.tell(s.name, samples, errors))
+            report = worker.attempt(shard, lambda s, samples, errors, _: tally.tell(s.name, samples, errors))
             if report.committed:
                 break
         return report
 
 
 class RayExecutor:
-    """Ray Data with the shard as the row: it places and scales the actors, which stream the shards themselves.
+    """A pool of Ray's actors, each of which streams its shards itself.
 
     Shards lost to a dying worker, or failed, are then run alone, one to a fresh actor, ``ray.attempts`` times: so a
     shard that kills its worker takes no neighbour along.
+
+    Args:
+        worker: the actors' class; the benchmark has one that waits where this computes.
     """
+
+    def __init__(self, worker: type[Any] = RayShardWorker) -> None:
+        self.worker = worker
 
     def start(self, job: ShardJob) -> None:
         if not ray.is_initialized():
             _connect(job.ray.address)
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        # It warns that its bars are off, as _set_context wants them.
-        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
         _check_resources(job)
         _check_output_is_shared(job.output.url)
 
@@ -110,80 +107,68 @@ class RayExecutor:
         try:
             memory: DeviceMemory = ray.get(look.remote(job))
         except RayError as error:
-            raise ConfigurationError(f"no worker's device can be looked at: {_last_line(error)}") from error
+            raise ConfigurationError(f"no worker's device can be looked at: {last_line(error)}") from error
         return memory
 
     def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Generator[Report | None, None, None]:
         board = Board.remote()  # type: ignore[attr-defined]
-        left = {shard.name: shard for shard in shards}
-        reasons: dict[str, str] = {}
+        left, reasons = shards, dict[str, str]()
         for round_ in range(1 + recipe.job.ray.attempts):
-            tried = list(left.values())
-            run = self._alone(recipe, tried, board) if round_ else self._pool(recipe, tried, board)
-            with contextlib.closing(run) as reports:
-                for report in reports:
+            run = self._alone(recipe, left, board) if round_ else self._pool(recipe, left, board)
+            left = []
+            with contextlib.closing(run) as news:
+                for of_a_shard in news:
                     _listen(board, tally)
-                    if report is None or report.committed:
-                        if report is not None:
-                            left.pop(report.shard, None)
-                        yield report
+                    if of_a_shard is None or of_a_shard[1].committed:
+                        yield of_a_shard and of_a_shard[1]
                     else:
-                        reasons[report.shard] = report.reason
-        for name in left:
-            yield Report(name, False, reasons.get(name, "its worker died"))
+                        left.append(of_a_shard[0])
+                        reasons[of_a_shard[0].name] = of_a_shard[1].reason
+        for shard in left:
+            yield Report(shard.name, False, reasons[shard.name])
 
-    def _pool(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Generator[Report | None, None, None]:
-        _set_context()
-        rows = [{"shard": json.dumps(asdict(shard))} for shard in shards]
-        with warnings.catch_warnings():
-            # max_restarts has no named parameter yet, and the general one is announced to go with Ray 2.64.
-            warnings.simplefilter("ignore", RayDeprecationWarning)
-            dataset = self._dataset(rows, recipe, board)
-        reports = (Report(**json.loads(row["report"])) for row in dataset.iter_rows())
-        try:
-            yield from _every(_LOOK_EVERY_S, reports, lambda: board.stop.remote())
-        except RayError as error:  # shards' own errors come as reports, and as rows that are missing
-            raise WorkersFailedError(f"the workers failed: {_last_line(error)}") from error
-
-    def _dataset(self, rows: list[dict[str, str]], recipe: Recipe, board: Any) -> Dataset:
+    def _pool(
+        self, recipe: Recipe, shards: Sequence[Shard], board: Any
+    ) -> Generator[tuple[Shard, Report] | None, None, None]:
         workers = recipe.job.workers
-        return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            RayShardWorker,
-            fn_constructor_args=(recipe, board),
-            batch_size=1,
-            compute=ActorPoolStrategy(
-                min_size=min(workers.min, len(rows)),
-                max_size=min(workers.max, len(rows)),
-                # A second shard in flight fills the device while the first one's end is encoded and uploaded.
-                max_tasks_in_flight_per_actor=workers.shards_in_flight,
-                max_concurrent_calls_per_actor=workers.shards_in_flight,
-                enable_true_multi_threading=True,
-            ),
-            num_gpus=workers.gpus,
-            num_cpus=workers.cpu_threads,
-            runtime_env=_runtime_env(recipe.job),
-            # Both are infinite by default, and a shard that kills its worker would loop for ever. A death costs the
-            # shards in flight one try, so restarts are bounded by the shards as well.
-            max_restarts=len(rows),
-            max_task_retries=1,
+        actor = self._actor(recipe, max_concurrency=workers.shards_in_flight)
+        pool = Pool(
+            lambda: actor.remote(recipe, board),
+            shards,
+            len(shards),
+            least=workers.min,
+            most=workers.max,
+            in_flight=workers.shards_in_flight,
+            stop=board.stop.remote,
         )
+        try:
+            yield from pool.run()
+        except RayError as error:  # shards' own errors come as reports
+            raise WorkersFailedError(f"the workers failed: {last_line(error)}") from error
 
-    def _alone(self, recipe: Recipe, shards: Sequence[Shard], board: Any) -> Generator[Report | None, None, None]:
+    def _actor(self, recipe: Recipe, **options: Any) -> Any:
         workers = recipe.job.workers
-        remote: Any = ray.remote(RayShardWorker).options(
+        return ray.remote(self.worker).options(
             num_gpus=workers.gpus,
             num_cpus=workers.cpu_threads,
             runtime_env=_runtime_env(recipe.job),
+            # A shard that kills its worker would loop for ever: who dies is replaced, and his shards tried again, here.
             max_restarts=0,
             max_task_retries=0,
+            **options,
         )
+
+    def _alone(
+        self, recipe: Recipe, shards: Sequence[Shard], board: Any
+    ) -> Generator[tuple[Shard, Report] | None, None, None]:
+        most, actor_class = recipe.job.workers.max, self._actor(recipe)
         waiting, running = list(shards), dict[Any, tuple[Shard, Any]]()
         try:
             while waiting or running:
-                while waiting and len(running) < workers.max:
-                    shard, actor = waiting.pop(0), remote.remote(recipe, board)
+                while waiting and len(running) < most:
+                    shard, actor = waiting.pop(0), actor_class.remote(recipe, board)
                     running[actor.run.remote(shard)] = (shard, actor)
-                ready, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY_S)
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_EVERY_S)
                 if not ready:
                     yield None
                     continue
@@ -191,10 +176,10 @@ class RayExecutor:
                 try:
                     report = ray.get(ready[0])
                 except RayError as error:
-                    report = Report(shard.name, False, f"its worker died: {_last_line(error)}")
+                    report = Report(shard.name, False, f"its worker died: {last_line(error)}")
                 finally:
                     ray.kill(actor)
-                yield report
+                yield shard, report
         finally:
             if running:  # the caller has had enough
                 board.stop.remote()
@@ -206,22 +191,6 @@ class RayExecutor:
 def _runtime_env(job: ShardJob) -> dict[str, Any]:
     """Of an actor, beside what the job was submitted with."""
     return {"env_vars": KEEP_FREED_MEMORY} if job.workers.gpus == 0 else {}
-
-
-def _set_context() -> None:
-    """Ray Data's traps (seen with 2.60), each set once, here."""
-    context = DataContext.get_current()
-    # A shard whose worker died is an errored block; drop it here, since it is run again, alone, and then audited.
-    context.max_errored_blocks = -1
-    # 30 minutes without a block would end the run, and a large shard takes longer; workers have their own watchdog.
-    context.execution_no_progress_timeout_s = -1
-    # With every slot taken, utilisation is exactly 1: a higher threshold would never let the pool grow.
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-    # 0 by default: one spot node lost while it loads the model would end the job. A worker that can't start anywhere
-    # ends it after this many, each having loaded the model.
-    context.max_consecutive_actor_init_deaths = 3
-    # Our own display shows samples; Ray's would show shards, between its lines.
-    context.enable_progress_bars = False
 
 
 def _connect(address: str | None) -> None:
@@ -256,52 +225,6 @@ def _connect(address: str | None) -> None:
             signal.signal(signal.SIGTERM, on_terminate)
     if terminated:
         signal.raise_signal(signal.SIGTERM)
-
-
-def _every(
-    seconds: float, reports: Generator[Report, None, None], stop: Callable[[], object]
-) -> Generator[Report | None, None, None]:
-    """The reports, and None whenever ``seconds`` pass without one.
-
-    They are waited for in a thread of its own, since Ray Data's iterators can't be polled. Where the caller stops
-    early, ``stop`` makes the workers give up, the reports of that end the thread, and it ends the actors; it is
-    waited for, but not for longer than GRACE_S: a worker may hang.
-    """
-    arrived: queue.SimpleQueue[Report | BaseException | None] = queue.SimpleQueue()
-    stopped = threading.Event()
-
-    def wait() -> None:
-        try:
-            for report in reports:
-                arrived.put(report)
-                if stopped.is_set():
-                    reports.close()
-                    break
-            arrived.put(None)
-        except BaseException as error:  # noqa: BLE001  raised again where the reports are read
-            arrived.put(error)
-
-    waiter = threading.Thread(target=wait, daemon=True)
-    waiter.start()
-    try:
-        while True:
-            try:
-                report = arrived.get(timeout=seconds)
-            except queue.Empty:
-                yield None
-                continue
-            if report is None:
-                return
-            if isinstance(report, BaseException):
-                raise report
-            yield report
-    finally:
-        stopped.set()
-        if waiter.is_alive():
-            stop()
-            waiter.join(GRACE_S)
-        # Where the process ends before that thread, Ray Data would put a traceback below the job's own last word.
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _nodes() -> list[str]:
@@ -354,8 +277,3 @@ def _listen(board: Any, tally: Tally) -> None:
     with contextlib.suppress(RayError):  # the board was lost with its node: news are a comfort, and reports count
         for shard, (samples, errors) in ray.get(board.take.remote()).items():
             tally.tell(shard, samples, errors)
-
-
-def _last_line(error: RayError) -> str:
-    """Of Ray's pages about a death the line that says why."""
-    return redact_text(str(error).strip().rpartition("\n")[2])

@@ -40,10 +40,32 @@ _BAD_COST = 1024
 _LAUNCHED_AHEAD = 2  # batches on the device whose results nobody has begun to collect
 
 
-class Progress(Protocol):
-    """Told after every sample of a shard: how many are done, and their error rows by code so far."""
+class Vitals:
+    """What a running shard is at, for whoever watches: read by other threads while it changes."""
 
-    def __call__(self, shard: Shard, samples: int, errors: dict[str, int]) -> None: ...
+    def __init__(self, clock: Clock, budget: ByteBudget, batcher: Batcher) -> None:
+        self._clock, self._budget, self._batcher = clock, budget, batcher
+
+    def seconds(self) -> dict[str, float]:
+        """By stage, summed over threads."""
+        return self._clock.seconds()
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes of the samples that were read and aren't written yet."""
+        return self._budget.used
+
+    @property
+    def batching(self) -> int:
+        """Of these, the bytes that wait for a batch."""
+        return self._batcher.waiting
+
+
+class Progress(Protocol):
+    """Told after every sample of a shard: how many are done, their error rows by code so far, and what the shard is
+    at (None before it begins)."""
+
+    def __call__(self, shard: Shard, samples: int, errors: dict[str, int], vitals: Vitals | None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -133,6 +155,7 @@ class _ShardRun:
         self.launches = threading.Semaphore(_LAUNCHED_AHEAD)
         self.failure: Future[None] = Future()
         self.clock = Clock()
+        self.vitals = Vitals(self.clock, self.budget, self.batcher)
         self.degraded = False
 
     def run(self) -> ShardOutcome:
@@ -280,7 +303,7 @@ class _ShardRun:
             # The sample's items know their ticket: without this cut its pixels would wait for the cycle collector.
             ticket.prepared = None
             self.budget.release(ticket.cost)
-            self.progress(self.shard, counts["samples"], dict(by_code))
+            self.progress(self.shard, counts["samples"], dict(by_code), self.vitals)
         if self.failure.done():
             self.failure.result()
         assert counts["planned"] == counts["results"] + counts["errors"], "a planned row is neither result nor error"

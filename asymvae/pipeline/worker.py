@@ -1,20 +1,18 @@
 """The worker: loads the model once, then takes shards from their bytes to their commit.
 
 A plain class, so that one shard can be run, debugged and profiled in one process; :class:`RayShardWorker` is the
-same as a callable that Ray Data maps over rows of shards.
+same as an actor of Ray's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import platform
 import sys
 import time
 import traceback
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,8 +26,11 @@ from asymvae.fingerprint import settings_that
 from asymvae.pipeline.device import Device
 from asymvae.pipeline.disk import full_disk_named
 from asymvae.pipeline.kinds.choice import kind_of
-from asymvae.pipeline.plan import Recipe, ready_model
-from asymvae.pipeline.shard_run import Progress, run_shard
+from asymvae.pipeline.metrics import Metrics
+from asymvae.pipeline.plan import ready_model
+from asymvae.pipeline.recipe import Recipe
+from asymvae.pipeline.reports import Report
+from asymvae.pipeline.shard_run import Progress, Vitals, run_shard
 from asymvae.pipeline.spool import spool_folder, sweep_spools
 from asymvae.pipeline.watchdog import Watchdog
 from asymvae.storage.filesystem import redact, redact_text
@@ -42,19 +43,6 @@ _TELL_EVERY_S = 0.5
 
 class StoppedError(RuntimeError):
     """The driver has ended the run: what isn't committed is given up."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What became of one shard. ``reason`` says why where it isn't committed."""
-
-    shard: str
-    committed: bool
-    reason: str = ""
-    counts: dict[str, int] = field(default_factory=dict)
-    errors_by_code: dict[str, int] = field(default_factory=dict)
-    mean_hole_fraction: float | None = None
-    degraded: bool = False
 
 
 def make_deterministic(job: ShardJob) -> None:
@@ -105,7 +93,7 @@ class ShardWorker:
         clock = time.perf_counter()
         job = self.recipe.job
         wanted = self.kind.growth * shard.size
-        with spool_folder(job.workers.spool, wanted, waiting=lambda: progress(shard, 0, {})) as folder:
+        with spool_folder(job.workers.spool, wanted, waiting=lambda: progress(shard, 0, {}, None)) as folder:
             with full_disk_named(
                 f"the spool folder {folder.parent}", "free some, or set workers.spool to a larger one"
             ):
@@ -135,6 +123,10 @@ class ShardWorker:
             record["errors_by_code"],
             outcome.mean_hole_fraction,
             record["degraded"],
+            worker=f"{platform.node()}:{os.getpid()}",
+            seconds=time.perf_counter() - clock,
+            stages=outcome.seconds,
+            bytes_written=sum(part["size"] for part in record["parts"]),
         )
 
     def attempt(self, shard: Shard, progress: Progress) -> Report:
@@ -155,7 +147,7 @@ class ShardWorker:
 
 
 class RayShardWorker:
-    """:class:`ShardWorker` as Ray Data calls it: a batch of one row, a shard as JSON, to one row, its report.
+    """:class:`ShardWorker` as an actor, that runs several shards at once, in threads of Ray's.
 
     An error of the infrastructure becomes a report, so that the driver decides about another try; what kills the
     process is seen by the driver as a missing report.
@@ -169,23 +161,24 @@ class RayShardWorker:
             print(f"worker:\n{redact_text(traceback.format_exc())}", file=sys.stderr)
             raise RuntimeError(reason_of(error)) from None
         self.watchdog = Watchdog(recipe.job.workers.stall_timeout_s)
+        self.metrics = Metrics(self.worker.device)
         self.board = board
         self._told: dict[str, float] = {}
         self._answer: Any = None
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        return {"report": [json.dumps(asdict(self.run(Shard(**json.loads(row))))) for row in batch["shard"]]}
-
     def run(self, shard: Shard) -> Report:
         with self.watchdog.watching(shard.name):
-            return self.worker.attempt(shard, self._progress)
+            report = self.worker.attempt(shard, self._progress)
+        self.metrics.end(report, shard.size)
+        return report
 
-    def _progress(self, shard: Shard, samples: int, errors: dict[str, int]) -> None:
+    def _progress(self, shard: Shard, samples: int, errors: dict[str, int], vitals: Vitals | None) -> None:
         now = time.monotonic()
         if now - self._told.get(shard.name, 0.0) >= _TELL_EVERY_S:
             self._told[shard.name] = now
             self.watchdog.stroke(shard.name)
             self._look()
+            self.metrics.tell(shard.name, samples, errors, vitals)
             self._answer = self.board.tell.remote(shard.name, samples, errors)
 
     def _look(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -62,6 +63,8 @@ _TRANSIENT_ERRNO: Final = frozenset(
         errno.ESTALE,  # NFS
     }
 )
+_counting = threading.Lock()
+_waits = 0
 # The clients' own network errors, by name, so that no client need be installed: most are no OSError at all.
 _TRANSIENT_NAMES: Final = frozenset(
     {
@@ -132,7 +135,15 @@ def is_transient(error: BaseException) -> bool:
     return False
 
 
+def waits() -> int:
+    """How often this process has waited for a store, so far."""
+    return _waits
+
+
 def _log_wait(state: tenacity.RetryCallState) -> None:
+    global _waits
+    with _counting:
+        _waits += 1
     error = state.outcome.exception() if state.outcome else None
     wait = state.next_action.sleep if state.next_action else 0.0
     # The text of a store's error may hold a signed URL: its class is enough here.

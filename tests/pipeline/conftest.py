@@ -32,7 +32,8 @@ def undisturbed(shards: str, checkpoint: Path, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """A real Ray cluster of two nodes, with one CPU each."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    often = {"metrics_report_interval_ms": 1000}  # 10,000 as it comes
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": often})
     made.add_node(num_cpus=1)
     ray.init(address=made.address, logging_level="warning")
     yield made
