@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import fsspec
 import psutil
 
 import jobs.audit
+import jobs.inpaint
 from asymvae.storage.filesystem import TEMPORARY, join, list_files, read_bytes
 from asymvae.storage.ledger import Ledger
 from tests.object_store import BUCKET, ObjectStore
 from tests.tiny import tiny_model, write_shards
 
 SHARDS, SAMPLES = 4, 12
-_LOCAL_RAY = "local"
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["jobs.inpaint", "asymvae.pipeline.kinds.inpaint", __name__])
+_MARK = "SOAK_ROUND"  # in the environment of what a driver starts
 _GONE_WITHIN_S = 30.0
 
 
@@ -38,7 +43,7 @@ class Place:
     address: str  # of the cluster that is kept alive
     raylets: Callable[[], Sequence[int]]  # process ids of its nodes
     parts: dict[str, bytes] = field(default_factory=dict)
-    seconds: dict[tuple[str, str], float] = field(default_factory=dict)  # by (executor, scheme) of an undisturbed run
+    seconds: dict[str, float] = field(default_factory=dict)  # of an undisturbed run, by executor
     actors_after: float = 0.0  # seconds until an undisturbed run on the cluster has its first actor
 
     @property
@@ -74,49 +79,61 @@ class Job:
         self.out = self.out or str(self.folder / "out")
         self.spool = self.spool or self.folder / "spool"
 
-    def command(self, *more: str) -> list[str]:
+    def arguments(self, *more: str) -> list[str]:
         return [
-            *(sys.executable, "-m", "jobs.inpaint", f"--input.urls={self.urls}", f"--output.url={self.out}"),
-            *(f"--model.path={self.place.folder / 'model'}", "--workers.gpus=0", "--workers.batch_size=4"),
-            *(f"--workers.spool={self.spool}", "--max_error_fraction=0.5"),
-            f"--executor={'local' if self.executor == 'local' else 'ray'}",
+            *(f"--input.urls={self.urls}", f"--output.url={self.out}", f"--model.path={self.place.folder / 'model'}"),
+            *("--workers.gpus=0", "--workers.batch_size=4", "--max_error_fraction=0.5"),
+            *(f"--workers.spool={self.spool}", f"--executor={'local' if self.executor == 'local' else 'ray'}"),
             *self.flags,
             *more,
         ]
 
     def start(self, log: str, *more: str) -> Driver:
-        address = self.place.address if self.executor == "cluster" else _LOCAL_RAY
-        environment = os.environ | {"RAY_ADDRESS": address, "PYTHONUNBUFFERED": "1"}
+        address = self.place.address if self.executor == "cluster" else "local"
+        environment = {"RAY_ADDRESS": address, _MARK: str(self.folder)}
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / log
-        with path.open("wb") as target:
-            process = subprocess.Popen(
-                self.command(*more),
-                stdout=target,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=Path(__file__).parents[2],
-                start_new_session=True,  # Ctrl-C is for the soak
-            )
+        path.touch()
+        process = _FORKS.Process(target=_drive, args=(self.arguments(*more), environment, str(path)))
+        process.start()
         return Driver(process, path)
+
+
+def _drive(arguments: list[str], environment: dict[str, str], log: str) -> None:
+    """``python -m jobs.inpaint``, in a process that has imported already: on few cores that is most of a job."""
+    os.setsid()
+    handle = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    os.environ.update(environment)
+    os.chdir(Path(__file__).parents[2])
+    sys.argv = [jobs.inpaint.__file__, *arguments]
+    try:
+        sys.exit(jobs.inpaint.main(arguments))
+    finally:
+        atexit._run_exitfuncs()  # as Python does at a process's end, and multiprocessing doesn't
 
 
 @dataclass
 class Driver:
     """A job's process, and what it says."""
 
-    process: subprocess.Popen[bytes]
+    process: ForkServerProcess
     log: Path
     started: float = field(default_factory=time.monotonic)
     ended: float = 0.0
 
     @property
     def alive(self) -> bool:
-        return self.process.poll() is None
+        return self.process.is_alive()
 
     @property
     def said(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def send(self, number: int) -> None:
+        if self.alive and self.process.pid:
+            os.kill(self.process.pid, number)
 
     def sleep_until(self, seconds: float) -> None:
         """Until so long after its start, or its end."""
@@ -124,13 +141,15 @@ class Driver:
             time.sleep(min(left, 0.05))
 
     def wait(self, timeout: float) -> int:
-        """Its exit code; one that doesn't end is an error of the round, and is killed with all that it started."""
-        try:
-            code = self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            kill_family(self.process.pid)
-            raise TimeoutError(f"the driver had not ended after {timeout:.0f} s, see {self.log}") from None
+        """Its exit code, minus a signal's number; one that doesn't end is an error of the round, and is killed with all
+        that it started."""
+        self.process.join(timeout)
         self.ended = time.monotonic()
+        code = self.process.exitcode
+        if code is None:
+            said = self.said[-2000:]
+            kill_family(self.process.pid or 0)
+            raise TimeoutError(f"the driver had not ended after {timeout:.0f} s; it said: {said}")
         return code
 
 
@@ -155,12 +174,13 @@ def workers_of(raylets: Sequence[int]) -> list[psutil.Process]:
     return found
 
 
-def processes_naming(text: str) -> list[psutil.Process]:
-    """Processes, other than this one, with ``text`` in their command line."""
+def started_by(job: Job) -> list[psutil.Process]:
+    """What drivers of the round started, its own Ray say, by what they gave to it."""
     found = []
-    for each in psutil.process_iter(["cmdline"]):
-        if each.pid != os.getpid() and text in " ".join(each.info["cmdline"] or []):
-            found.append(each)
+    for each in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            if each.environ().get(_MARK) == str(job.folder):
+                found.append(each)
     return found
 
 
@@ -223,8 +243,8 @@ def wrong_with(job: Job, *, same_bytes: bool = True) -> Iterator[str]:
 def left_running(job: Job) -> Iterator[str]:
     """Processes and spool folders that outlive the round's jobs."""
     assert job.spool is not None
-    if found := gone(lambda: processes_naming(f"--output.url={job.out}")):
-        yield f"a driver is left: {found}"
+    if found := gone(lambda: started_by(job)):
+        yield f"processes are left: {found}"
     if found := gone(lambda: workers_of(job.place.raylets())):
         yield f"workers are left: {found}"
     if found := gone(lambda: spools(job.spool or Path()), 5.0):

@@ -39,9 +39,9 @@ class Round:
     def __post_init__(self) -> None:
         self.job = Job(self.place, self.folder)
 
-    def moment(self, executor: str = "cluster", scheme: str = "local") -> float:
-        """Seconds after the start, anywhere in the life of an undisturbed job of that kind."""
-        return self.rng.uniform(0.0, self.place.seconds[executor, scheme])
+    def moment(self, executor: str = "cluster") -> float:
+        """Seconds after the start, anywhere in the life of an undisturbed job on that executor."""
+        return self.rng.uniform(0.0, self.place.seconds[executor])
 
     def end(self, driver: Driver, *allowed: int) -> int:
         code = driver.wait(_ENDS_WITHIN_S)
@@ -57,7 +57,7 @@ class Round:
 def actor_killed(round_: Round) -> None:
     """SIGKILL of an actor that holds the model; the job itself must end well."""
     place = round_.place
-    at = round_.rng.uniform(place.actors_after, place.seconds["cluster", "local"])
+    at = round_.rng.uniform(place.actors_after, place.seconds["cluster"])
     driver = round_.job.start("driver.log")
     driver.sleep_until(at)
     while driver.alive and not workers_of(place.raylets()):
@@ -77,7 +77,7 @@ def driver_killed(round_: Round) -> None:
     driver = round_.job.start("driver.log")
     at = round_.moment(round_.job.executor)
     driver.sleep_until(at)
-    driver.process.kill()
+    driver.send(signal.SIGKILL)
     round_.hit = round_.end(driver, -signal.SIGKILL, 0) == -signal.SIGKILL
     round_.story = f"driver of executor {round_.job.executor} after {at:.1f} s"
     if round_.rng.random() < 0.5:
@@ -113,7 +113,7 @@ def store_killed(round_: Round) -> None:
         urls=place.s3_input,
         out=f"s3://{BUCKET}/out/{round_.folder.name}",
     )
-    at, away = round_.moment(round_.job.executor, "s3"), rng.uniform(1.0, 12.0)
+    at, away = round_.moment(round_.job.executor), rng.uniform(1.0, 12.0)
     driver = round_.job.start("driver.log")
     driver.sleep_until(at)
     round_.hit = driver.alive
@@ -134,12 +134,12 @@ def signalled(round_: Round) -> None:
     driver = round_.job.start("driver.log")
     driver.sleep_until(at)
     early = not (round_.folder / "out").exists()
-    driver.process.send_signal(number)
+    driver.send(number)
     sent = time.monotonic()
     if again:
         driver.sleep_until(at + rng.uniform(0.05, 1.0))
-        driver.process.send_signal(number)
-    # Before Python has imported the job there is no handler, and the signal itself ends it: the same to a shell.
+        driver.send(number)
+    # Before the job has read its settings there is no handler, and the signal itself ends it: the same to a shell.
     code = round_.end(driver, 128 + number, 0, *([-number] if early else []))
     took = driver.ended - sent
     round_.hit = code != 0
@@ -166,7 +166,7 @@ def two_drivers(round_: Round) -> None:
     round_.same_bytes = rng.random() < 0.5
     other = Job(round_.place, round_.folder, executor=executors[1])
     threads = [] if round_.same_bytes else ["--workers.cpu_threads=2"]
-    apart = rng.uniform(0.0, 0.5 * round_.place.seconds[executors[0], "local"])
+    apart = rng.uniform(0.0, 0.5 * round_.place.seconds[executors[0]])
     first = round_.job.start("driver.log")
     first.sleep_until(apart)
     second = other.start("second.log", *threads)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import random
@@ -35,10 +34,10 @@ from tests.soak.crash_job import (
 from tests.soak.crash_kinds import KINDS, Round, order, unmount
 
 HELP = """\
-Each round runs a real job (`python -m jobs.inpaint`, a tiny checkpoint, four tar shards of twelve images, a bad one in
-each), disturbs it once, and runs the same command again. Then every part must have the bytes of an undisturbed run, a
-deep audit must be clean, every sample must be a result or an error, and no temporary file, unfinished upload, spool
-folder or process may be left.
+Each round runs a real job (jobs.inpaint in a process of its own, a tiny checkpoint, four tar shards of twelve images, a
+bad one in each), disturbs it once, and runs the same command again. Then every part must have the bytes of an
+undisturbed run, a deep audit must be clean, every sample must be a result or an error, and no temporary file,
+unfinished upload, spool folder or process may be left.
 
 kinds of fault, at a moment drawn from the whole life of the job:
 """
@@ -80,9 +79,8 @@ def prepared(folder: Path) -> Iterator[tuple[Place, Cluster]]:
         cluster.add_node(num_cpus=2)
         place = Place(folder, store, cluster.address, lambda: raylets_of(cluster))
         place.make_inputs()
-        for executor, scheme in itertools.product(("local", "cluster", "ray"), ("local", "s3")):
-            if (executor, scheme) != ("ray", "s3"):
-                measure(place, executor, scheme)
+        for executor in ("local", "cluster", "ray"):
+            measure(place, executor)
         yield place, cluster
     finally:
         cluster.shutdown()
@@ -94,22 +92,21 @@ def raylets_of(cluster: Cluster) -> list[int]:
     return [process.process.pid for node in nodes for process in node.all_processes.get("raylet", [])]
 
 
-def measure(place: Place, executor: str, scheme: str) -> None:
+def measure(place: Place, executor: str) -> None:
     """An undisturbed run: its seconds and, the first time, the parts that all others must have."""
-    folder = place.folder / f"undisturbed-{executor}-{scheme}"
-    s3 = {"urls": place.s3_input, "out": f"s3://{BUCKET}/out/{folder.name}"} if scheme == "s3" else {}
-    job = Job(place, folder, executor=executor, **s3)
+    job = Job(place, place.folder / f"undisturbed-{executor}", executor=executor)
     driver = job.start("driver.log")
-    while executor == "cluster" and driver.alive and not workers_of(place.raylets()):
-        time.sleep(0.05)
-    place.actors_after = place.actors_after or (time.monotonic() - driver.started if executor == "cluster" else 0.0)
+    if executor == "cluster":
+        while driver.alive and not workers_of(place.raylets()):
+            time.sleep(0.05)
+        place.actors_after = time.monotonic() - driver.started
     if driver.wait(300) != 0:
         raise SystemExit(f"an undisturbed run failed:\n{driver.said}")
-    place.seconds[executor, scheme] = driver.ended - driver.started
+    place.seconds[executor] = driver.ended - driver.started
     place.parts = place.parts or parts_below(job.out)
     if problems := list(wrong_with(job)):
         raise SystemExit(f"an undisturbed run is wrong: {problems}")
-    print(f"undisturbed, executor {executor}, {scheme}: {place.seconds[executor, scheme]:.1f} s", flush=True)
+    print(f"undisturbed, executor {executor}: {place.seconds[executor]:.1f} s", flush=True)
     clear(job)
 
 
