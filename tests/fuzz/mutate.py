@@ -46,8 +46,8 @@ def mutated(rng: random.Random, data: bytes, others: Sequence[bytes]) -> tuple[b
 
 
 def repaired(rng: random.Random, data: bytes) -> tuple[bytes, list[str]]:
-    """Half of the time with the checksums made right again, so that what lies behind them is reached."""
-    if rng.random() < 0.5:
+    """Mostly with the checksums made right again, so that what lies behind them is reached."""
+    if rng.random() < 0.25:
         return data, []
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _png_checksums(data), ["png checksums"]
@@ -68,7 +68,7 @@ def _place(rng: random.Random, size: int) -> int:
     if where < 0.35:
         return min(size - 1, int(rng.expovariate(1 / 64)))
     if where < 0.6:
-        return max(0, size - 1 - int(rng.expovariate(1 / 200)))
+        return max(0, size - 1 - int(rng.expovariate(1 / 400)))
     return rng.randrange(size)
 
 

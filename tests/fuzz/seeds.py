@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import tarfile
 from collections.abc import Iterator
@@ -244,6 +245,7 @@ def _parquets(real: bool) -> dict[str, bytes]:
     return found
 
 
+@functools.cache
 def originals() -> bytes:
     """The tar that the latents below were made of."""
     return _archive(tarfile.USTAR_FORMAT, "k{}")
