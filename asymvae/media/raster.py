@@ -28,7 +28,16 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from asymvae.faults import Fault
-from asymvae.media.container import Damage, avif_is_deep, find_damage, sniff, still_png, tiff_is_tiled, webp_size
+from asymvae.media.container import (
+    Damage,
+    avif_is_deep,
+    find_damage,
+    png_pixels_alone,
+    png_profile,
+    sniff,
+    tiff_is_tiled,
+    webp_size,
+)
 
 Space = Literal["L", "RGB", "CMYK"]
 
@@ -161,6 +170,12 @@ def _open(data: bytes) -> ImageFile | Fault:
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  as in read_raster
+        if kind == "png" and (bare := png_pixels_alone(data)) != data:
+            # Pillow gives the whole picture up for a text or a profile that is too large, or damaged.
+            opened = _open(bare)
+            if not isinstance(opened, Fault):
+                opened.info["icc_profile"] = png_profile(data)
+                return opened
         cut = find_damage(data) == "cut"
         return _unsupported_tiff(data) or (Fault("image_truncated") if cut else _fault_of(error))
     return picture
@@ -213,7 +228,7 @@ def _read_jpeg(data: bytes, picture: JpegImageFile, times: int) -> Raster | Faul
 def _read_png(data: bytes, picture: PngImageFile) -> Raster | Fault:
     """By OpenCV, which reads all 16 bits (Pillow keeps the upper byte: half of 65,535 would be 127, not 128) and
     refuses a file with too few rows (Pillow leaves them black)."""
-    levels = cv2.imdecode(np.frombuffer(still_png(data), np.uint8), cv2.IMREAD_UNCHANGED)
+    levels = cv2.imdecode(np.frombuffer(png_pixels_alone(data), np.uint8), cv2.IMREAD_UNCHANGED)
     if levels is None or levels.shape[:2] != (picture.height, picture.width):
         return Fault("image_undecodable")
     # Pillow decodes all the pixels to find EXIF behind them: it is asked only where there may be some.
