@@ -62,6 +62,14 @@ class _Found:
     broken: list[str] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Survey:
+    """What lies in OUT: all its files by their path below it, and those that commits name."""
+
+    objects: dict[str, filesystem.FileInfo]
+    named: set[str] = field(default_factory=set)
+
+
 def audit(
     out_url: str,
     *,
@@ -69,7 +77,18 @@ def audit(
     shards: Sequence[Shard] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AuditReport:
-    """Check OUT against its commits.
+    """What :func:`audit_and_survey` finds wrong."""
+    return audit_and_survey(out_url, deep=deep, shards=shards, progress=progress)[0]
+
+
+def audit_and_survey(
+    out_url: str,
+    *,
+    deep: bool,
+    shards: Sequence[Shard] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[AuditReport, Survey]:
+    """Check OUT against its commits, and say what lies in it.
 
     Every record is read; every object it names must be there with its size; its counts must add up. ``deep``
     reads every part whole: sha256, Parquet, each (key, variant) once. While a job runs on OUT, its uncommitted
@@ -86,11 +105,11 @@ def audit(
     fingerprint = ledger.read_job()["fingerprint"]
     report = AuditReport(deep)
     # Objects before records: one that is committed in between is then named, and no orphan.
-    objects = filesystem.list_files(out_url, recursive=True)
+    survey = Survey(filesystem.list_files(out_url, recursive=True))
+    objects, named = survey.objects, survey.named
     committed = ledger.committed()
     failed = ledger.failed()
 
-    named: set[str] = set()
     ids: dict[str, list[str]] = {}
 
     def look(name: str) -> _Found:
@@ -126,7 +145,7 @@ def audit(
         if shard in undone or shard not in ids
     ]
     report.orphaned = sorted(_orphans(objects, named, ids.keys() - undone))
-    return report
+    return report, survey
 
 
 def _orphans(objects: Mapping[str, object], named: set[str], committed: set[str]) -> Iterator[str]:
@@ -252,8 +271,10 @@ def _ids_broken(record: Mapping[str, Any], rows: Mapping[str, list[dict[str, Any
         broken.append(f"(index, variant) {twice[0]} and {len(twice) - 1} others come more than once")
     samples = Counter(index for index, _ in places)
     variants = counts["planned"] // max(1, counts["samples"])
-    lost = [index for index in range(counts["samples"]) if samples.pop(index, 0) != variants]
-    if lost or samples:
+    # Numbers count from 0 without a gap, but where rows of a damaged row group are lost: later ones keep theirs.
+    numbers = sorted(samples) if by_code["parquet_corrupt"] else range(counts["samples"])
+    lost = [index for index in numbers if samples.pop(index, 0) != variants]
+    if lost or samples or len(numbers) != counts["samples"]:
         odd = sorted([*lost, *samples])
         broken.append(f"samples without each of their {variants} rows, or unknown: {odd[:5]}, {len(odd)} in all")
     names = Counter((row["key"], row.get("variant", 0)) for row in results)
