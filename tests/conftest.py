@@ -59,6 +59,14 @@ def gs_url(_gcs_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
     return _gcs_store.new_url()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Copies of remote checkpoints go where the session's other files go."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASYMVAE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny checkpoint with random weights."""

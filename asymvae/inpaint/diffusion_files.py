@@ -32,7 +32,7 @@ class DiffusionFiles:
     """Of the checkpoint at ``path`` (hub id, folder or fsspec URL): UNet, text encoder, tokenizer, the scheduler's
     configuration and the VAE's, and nothing else: no weights of a VAE, no safety checker.
 
-    Fetched once, when first asked for. What had to be copied here is removed with this object.
+    Gathered once, when first asked for; the folder is removed with this object.
 
     Args:
         revision: of a hub id.
@@ -56,7 +56,6 @@ class DiffusionFiles:
                 folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="asymvae-")))
                 for component in ("unet", "text_encoder", "tokenizer", "scheduler", "vae"):
                     source = Checkpoint(self.path, subfolder=component, revision=self._revision)
-                    opened.enter_context(source)
                     (folder / component).mkdir()
                     for name, file in self._files_of(component, source).items():
                         (folder / component / name).symlink_to(Path(file).absolute())

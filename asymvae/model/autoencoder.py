@@ -310,9 +310,8 @@ class AsymmetricAutoencoderKL(nn.Module):
         ``path``: a hub id, a folder, or an fsspec URL (``s3://...``). Raises FileNotFoundError where a file is
         missing, and ``CheckpointError`` (a ValueError), with every key, where the weights don't fit.
         """
-        with checkpoint.Checkpoint(path, subfolder=subfolder, revision=revision) as source:
-            fields = source.read_config()
-            state = source.read_weights(variant=variant)
+        source = checkpoint.Checkpoint(path, subfolder=subfolder, revision=revision)
+        fields, state = source.read_config(), source.read_weights(variant=variant)
         arguments = inspect.signature(cls).parameters
         with torch.device("meta"):  # nothing is initialised that would be overwritten
             model = cls(**{name: value for name, value in fields.items() if name in arguments})

@@ -10,7 +10,6 @@ What reads and writes them is imported when it is called: the network itself run
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
+
+from .local_copy import local_copy
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -43,7 +44,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpoint:
-    """Where a checkpoint lies. Use as a context: files that had to be copied here are removed at its end.
+    """Where a checkpoint lies.
 
     ``path``: a folder, an fsspec URL, or a hub id (with ``revision``). Raises ValueError for a revision of anything
     but a hub id, FileNotFoundError for what can be neither.
@@ -51,7 +52,6 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str], *, subfolder: str | None, revision: str | None) -> None:
         self._path, self._subfolder, self._revision = os.fspath(path), subfolder, revision
-        self._files = contextlib.ExitStack()
         self._filesystem: Any = None
         self._unreachable: LocalEntryNotFoundError | None = None
         if "://" in self._path or os.path.isdir(self._path):
@@ -62,12 +62,6 @@ class Checkpoint:
                 raise ValueError(f"revision={revision!r} was given, but {self} is no hub id; leave it out")
         elif not _HUB_ID.fullmatch(self._path):
             raise FileNotFoundError(f"{self._path} is no folder here, and no hub id (owner/name) either")
-
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._files.close()
 
     def __str__(self) -> str:
         # no credentials, no signature of a signed URL
@@ -121,7 +115,7 @@ class Checkpoint:
         yield from only_tensors(load, f"{name} of {self}").items()
 
     def find(self, name: str) -> str | None:
-        """A local path of the checkpoint's file ``name``, until this context ends; None where it has no such file."""
+        """A local path of the checkpoint's file ``name``; None where it has no such file."""
         if self._filesystem is None:
             return self._download(name)
         file = "/".join(part for part in (self._root.rstrip("/"), self._subfolder, name) if part)
@@ -129,9 +123,7 @@ class Checkpoint:
             return None
         if _is_local(self._filesystem):
             return file
-        copy = os.path.join(self._files.enter_context(tempfile.TemporaryDirectory()), name)
-        self._filesystem.get_file(file, copy)
-        return copy
+        return local_copy(self._filesystem, file)
 
     def _download(self, name: str) -> str | None:
         import huggingface_hub

@@ -81,9 +81,8 @@ def _check_fit(network: NetworkSettings, encoder: dict[str, Any]) -> None:
 
 def _read_encoder(path: str, subfolder: str | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Constructor's arguments of the encoder's side, and its weights."""
-    with Checkpoint(path, subfolder=subfolder, revision=None) as source:
-        fields = source.read_config(also=("AutoencoderKL",))
-        state = source.read_weights(variant=None)
+    source = Checkpoint(path, subfolder=subfolder, revision=None)
+    fields, state = source.read_config(also=("AutoencoderKL",)), source.read_weights(variant=None)
     plain = fields.get("_class_name") == "AutoencoderKL"
     encoder: dict[str, Any] = {
         "down_block_out_channels": tuple(fields["block_out_channels" if plain else "down_block_out_channels"]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -79,7 +78,7 @@ def test_every_form_of_weights_gives_the_same(
     assert torch.equal(by_ours(loaded(folder, vae, steps=1, variant=variant), vae, items(1)), expected)
 
 
-def test_an_fsspec_url_is_the_same_checkpoint_and_its_copy_goes(original: Path, vae: AsymmetricAutoencoderKL) -> None:
+def test_an_fsspec_url_is_the_same_checkpoint_and_its_folder_goes(original: Path, vae: AsymmetricAutoencoderKL) -> None:
     store = fsspec.filesystem("memory")
     for file in original.glob("*/*"):
         store.pipe_file(f"/models/tiny/{file.relative_to(original)}", file.read_bytes())
@@ -88,11 +87,8 @@ def test_an_fsspec_url_is_the_same_checkpoint_and_its_copy_goes(original: Path, 
     fill.load(vae, vae.device, vae.dtype)
     assert torch.equal(by_ours(fill, vae, items(1)), by_ours(loaded(original, vae, steps=1), vae, items(1)))
     copy = fill.files.folder
-    copied = [Path(os.readlink(file)) for file in copy.glob("*/*")]
-    assert all(file.exists() for file in copied)
     del fill
     assert not copy.exists()
-    assert not any(file.exists() for file in copied)
 
 
 def test_a_hub_id_is_asked_for_just_these_files(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
