@@ -12,6 +12,7 @@ from asymvae.faults import FAULTS
 from asymvae.pipeline.executor import Executor, LocalExecutor, RayExecutor
 from asymvae.pipeline.job import JobResult, JobStoppedError, run_job
 from asymvae.pipeline.plan import ConfigurationError, Plan, make_plan
+from asymvae.pipeline.tail import oversized
 from asymvae.storage.filesystem import redact
 from jobs.arguments import fail, nearest, parse
 from jobs.interruption import Interrupted, interruptible
@@ -106,6 +107,12 @@ def _print_plan(plan: Plan) -> None:
     if len(plan.left) > 10:
         print(f"  and {len(plan.left) - 10} more")
     workers = job.workers
+    for shard in oversized(plan.left, workers.max)[:3]:
+        share = shard.size / sum(each.size for each in plan.left)
+        print(
+            f"note: {shard.name} holds {share:.0%} of what is to do, more than one of {workers.max} workers' part: the "
+            "run takes as long as it does. Split it where shards are made, if that is too long"
+        )
     print(
         f"{workers.min} to {workers.max} actors, each with {workers.gpus:g} GPUs and {workers.cpu_threads} CPUs, "
         f"{job.model.dtype}, batches of {workers.batch_size}"
@@ -119,6 +126,11 @@ def _print_result(result: JobResult) -> None:
     out = redact(result.plan.recipe.job.output.url)
     rate = result.samples / result.seconds if result.seconds else 0.0
     print(f"{result.samples} samples in {result.seconds:.1f} s ({rate:.2f}/s) in this run")
+    if result.tail.workers > 1:
+        print(
+            f"{result.tail.workers} workers were without a shard for {result.tail.idle_share:.1%} of their time "
+            f"({result.tail.idle_seconds:.0f} worker-seconds)"
+        )
     print(
         f"{out}: {audit.shards} shards committed, {audit.samples} samples = "
         f"{audit.results} results + {audit.errors} errors, of {audit.planned} planned"

@@ -18,6 +18,7 @@ from asymvae.pipeline.kinds.choice import kind_of
 from asymvae.pipeline.plan import Plan, make_plan, open_output
 from asymvae.pipeline.progress import Display, Tally
 from asymvae.pipeline.spool import sweep_spools
+from asymvae.pipeline.tail import Tail
 from asymvae.storage.audit import AuditReport, audit
 from asymvae.storage.filesystem import redact, redact_text
 from asymvae.storage.ledger import Ledger
@@ -34,7 +35,8 @@ class JobStoppedError(RuntimeError):
 
 @dataclass
 class JobResult:
-    """What a run came to. ``failed`` names shards and why; ``stopped`` says why the run was ended early, if it was."""
+    """What a run came to. ``failed`` names shards and why; ``stopped`` says why the run was ended early, if it was;
+    ``tail``, how evenly its workers were kept busy."""
 
     plan: Plan
     samples: int = 0
@@ -43,6 +45,7 @@ class JobResult:
     stopped: str = ""
     seconds: float = 0.0
     audit: AuditReport | None = None
+    tail: Tail = field(default_factory=Tail)
 
     @property
     def exit_code(self) -> int:
@@ -78,6 +81,8 @@ def run_job(job: ShardJob, executor: Executor, *, retry_errors: frozenset[str] |
                 if report is not None:
                     done += report.committed
                     tally.settle(report.shard, report.counts.get("samples", 0), report.errors_by_code)
+                    if report.committed:
+                        result.tail.add(report.worker, report.seconds, time.monotonic())
                     if not report.committed:
                         result.failed[report.shard] = report.reason
                         _record_failure(ledger, by_name[report.shard], result)
