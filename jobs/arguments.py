@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 EXIT_CONFIGURATION = 2
+NO_SETTINGS = {"ASYMVAE_CACHE"}  # variables of ours that say something of a machine, not of a job
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -95,7 +96,7 @@ def _check_environment(settings: type[BaseSettings], names: Sequence[str]) -> No
     """A misspelt variable is an error like a misspelt flag; the settings source would pass over it in silence."""
     prefix = settings.model_config.get("env_prefix", "")
     delimiter = settings.model_config.get("env_nested_delimiter") or "__"
-    known = {prefix + name.upper().replace(".", delimiter) for name in names}
+    known = {prefix + name.upper().replace(".", delimiter) for name in names} | NO_SETTINGS
     for variable in sorted(os.environ):
         upper = variable.upper()
         if upper.startswith(prefix) and upper not in known:
