@@ -21,6 +21,7 @@ from asymvae.model.optimize import form_bytes
 from asymvae.pipeline.capacity import DeviceMemory, batch_budget
 from asymvae.pipeline.disk import full_disk_named
 from asymvae.pipeline.kinds.choice import kind_class, kind_of
+from asymvae.pipeline.recipe import Recipe as Recipe
 from asymvae.storage.filesystem import is_local, redact, redact_text
 from asymvae.storage.filesystem import resolve as resolve_url
 from asymvae.storage.ledger import Ledger, commit_name, compare_jobs
@@ -34,18 +35,6 @@ _VERSIONS_OF = ("asymvae", "torch", "numpy", "pillow", "opencv-python-headless",
 
 class ConfigurationError(ValueError):
     """The job can't be what was meant; nothing was started. The message names the setting and the remedy."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What every worker is given: how a shard becomes its parts, and under which commit."""
-
-    job: ShardJob
-    fingerprint: str
-    weights_sha256: str
-    inpainter_sha256: str | None = None  # of what the inpainter brings beside the model, see Inpainter.digest
-    batch_budget: int | None = None  # bytes that a batch may take, see capacity; None: whatever it takes
-    model_name: str = ""  # the path that the job's first run was given, without credentials; parts may say it
 
 
 @dataclass(frozen=True)
