@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -24,6 +23,7 @@ from asymvae.storage.filesystem import list_files, read_bytes
 from asymvae.training.folder import RunFolder
 from asymvae.training.linear import FILE, BlockTransform
 from jobs.train import main
+from tests.forks import forks_that_have_imported
 from tests.jobs.conftest import Ran
 from tests.tiny import file_bytes, picture, tiny_model, write_tar
 
@@ -87,8 +87,7 @@ def train(urls: str, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
 
 # Every call in a process of its own, forked from one that has imported all, what is imported late as well: imports take
 # longer than a run does.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([__name__, "asymvae.storage.webdataset", "matplotlib.figure", "torch._dynamo"])
+_PROCESSES = forks_that_have_imported(__name__, "asymvae.storage.webdataset", "matplotlib.figure", "torch._dynamo")
 
 
 def _die(*_: object) -> None:

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -24,12 +23,12 @@ import jobs.audit
 import jobs.inpaint
 from asymvae.storage.filesystem import TEMPORARY, join, list_files, read_bytes
 from asymvae.storage.ledger import Ledger
+from tests.forks import forks_that_have_imported
 from tests.object_store import BUCKET, ObjectStore
 from tests.tiny import tiny_model, write_shards
 
 SHARDS, SAMPLES = 4, 12
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["jobs.inpaint", "asymvae.pipeline.kinds.inpaint", __name__])
+_FORKS = forks_that_have_imported(__name__, "asymvae.pipeline.kinds.inpaint")
 _MARK = "SOAK_ROUND"  # in the environment of what a driver starts
 _GONE_WITHIN_S = 30.0
 

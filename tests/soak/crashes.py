@@ -74,9 +74,9 @@ def prepared(folder: Path) -> Iterator[tuple[Place, Cluster]]:
     store = start_object_store(folder / "store")
     os.environ |= store.env  # for this process, the cluster's workers and every job
     s3fs.S3FileSystem.clear_instance_cache()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=2)
+        cluster.add_node(num_cpus=1)
         place = Place(folder, store, cluster.address, lambda: raylets_of(cluster))
         place.make_inputs()
         for executor in ("local", "cluster", "ray"):
