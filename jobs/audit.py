@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from asymvae.storage import filesystem
-from asymvae.storage.audit import AuditReport, audit
+from asymvae.storage.audit import AuditReport, Survey, audit_and_survey
+from asymvae.storage.cleaning import Cleaned, Leftover, clean
 from asymvae.storage.latent_shards import list_latents, with_originals
 from asymvae.storage.ledger import Ledger
 from asymvae.storage.shards import Shard, list_shards
@@ -26,6 +28,10 @@ The audit follows the commit records, OUT/_commits/*.json, and checks that
   - nothing else lies about: parts that no commit names, temporary files.
 With --deep it reads every part whole: its sha256, every Parquet page, each (key, variant) exactly once,
 one metrics row a result.
+
+With --clean it then removes what crashes left there and no commit names, once it is older than --older-than, by the
+store's own times: parts, temporary files, unfinished multipart uploads, records of failures of shards done since.
+It says what it removed, what it left because it was too young, and which names aren't this project's: those stay.
 """
 EXAMPLES = """\
 exit codes:
@@ -34,13 +40,17 @@ exit codes:
   2  OUT can't be audited: no job was ever started there, or it can't be read
 
 What a run that is still at work has not committed yet is shown as missing and orphaned.
-A rerun of the same job does the missing shards, and removes what a crash left of the finished ones.
+A rerun of the same job does the missing shards, and removes what a crash left of the finished ones; --clean removes
+the rest, too. With --clean the exit code is that of what is left.
 
 examples:
   python -m jobs.audit out/demo
   python -m jobs.audit s3://bucket/out/run-1 --deep
   python -m jobs.audit out/demo --json | jq .errors_by_code
+  python -m jobs.audit s3://bucket/out/run-1 --clean --dry-run
+  python -m jobs.audit s3://bucket/out/run-1 --clean --older-than=7d
 """
+_DAY = 86_400.0
 _SHOWN = 20  # lines of a list in the table; --json has them all
 
 
@@ -55,16 +65,36 @@ def read(arguments: Sequence[str] | None) -> tuple[None, argparse.Namespace]:
     parser.add_argument("out", metavar="OUT", help="what output.url was: a folder or an fsspec URL")
     parser.add_argument("--deep", action="store_true", help="read every part whole; takes as long as reading OUT")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, all of it")
-    return None, parser.parse_args(arguments)
+    parser.add_argument("--clean", action="store_true", help="remove what crashes left and no commit names")
+    parser.add_argument(
+        "--older-than",
+        type=_duration,
+        metavar="AGE",
+        help="with --clean: only what is at least this old, as 30m, 24h or 7d (24h); what is younger may be the work "
+        "of a run that is going on. 0h where none is",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="with --clean: say what would be removed, remove nothing"
+    )
+    options = parser.parse_args(arguments)
+    if not options.clean and (options.dry_run or options.older_than is not None):
+        parser.error("--older-than and --dry-run go with --clean: add it")
+    return None, options
 
 
 def main(arguments: list[str] | None = None) -> int:
     _, options = read(arguments)
     name = filesystem.redact(options.out)
+    cleaned = None
     try:
         job = Ledger(options.out).read_job()
         shards, note = _input_shards(job)
-        report = _audit(options.out, options.deep, shards)
+        report, survey = _audit(options.out, options.deep, shards)
+        if options.clean:
+            age = _DAY if options.older_than is None else options.older_than
+            cleaned = clean(options.out, survey, older_than=age, dry_run=options.dry_run)
+            if not options.dry_run:
+                _forget_removed(report, cleaned)
     except FileNotFoundError:
         print(f"{name} is not a job's output: it has no _job.json", file=sys.stderr)
         return 2
@@ -74,18 +104,39 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, ImportError) as error:
         print(f"{name} can't be audited: {filesystem.redact_text(str(error))}", file=sys.stderr)
         return 2
-    print(_as_json(report, note) if options.json else _as_table(name, report, note))
+    if options.json:
+        print(_as_json(report, note, cleaned, options.dry_run))
+    else:
+        print(_as_table(name, report, note, [] if cleaned is None else _cleaning_lines(cleaned, options.dry_run)))
     return 0 if report.ok else 1
 
 
-def _audit(out: str, deep: bool, shards: list[Shard] | None) -> AuditReport:
+def _forget_removed(report: AuditReport, cleaned: Cleaned) -> None:
+    """What was found stands for what is left."""
+    gone = {found.where for found in cleaned.removed}
+    report.orphaned = [where for where in report.orphaned if where not in gone]
+    report.missing += [
+        f"{commit}: made while a part that it names was being removed, and withdrawn; the next run does the shard again"
+        for commit in cleaned.withdrawn
+    ]
+
+
+def _duration(text: str) -> float:
+    """In s."""
+    known = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
+    if not known:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age: write a number and a unit, as 30m, 24h or 7d")
+    return float(known[1]) * {"s": 1, "m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY}[known[2]]
+
+
+def _audit(out: str, deep: bool, shards: list[Shard] | None) -> tuple[AuditReport, Survey]:
     with tqdm(desc="audit", unit=" shards", disable=None if deep else True, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        return audit(out, deep=deep, shards=shards, progress=progress)
+        return audit_and_survey(out, deep=deep, shards=shards, progress=progress)
 
 
 def _input_shards(job: dict[str, Any]) -> tuple[list[Shard] | None, str | None]:
@@ -105,11 +156,45 @@ def _input_shards(job: dict[str, Any]) -> tuple[list[Shard] | None, str | None]:
         return None, f"the input can't be listed, so shards without a commit were not looked for: {why}"
 
 
-def _as_json(report: AuditReport, note: str | None) -> str:
-    return json.dumps({"ok": report.ok, **vars(report), "note": note}, indent=1, sort_keys=True)
+def _as_json(report: AuditReport, note: str | None, cleaned: Cleaned | None, dry_run: bool) -> str:
+    content = {"ok": report.ok, **vars(report), "note": note}
+    if cleaned is not None:
+        content["cleaning"] = {
+            "dry_run": dry_run,
+            "bytes": sum(found.bytes for found in cleaned.removed),
+            "removed": [_as_record(found) for found in cleaned.removed],
+            "too_young": [_as_record(found) for found in cleaned.young],
+            "doubtful": cleaned.doubtful,
+            "not_ours": cleaned.foreign,
+        }
+    return json.dumps(content, indent=1, sort_keys=True)
 
 
-def _as_table(name: str, report: AuditReport, note: str | None) -> str:
+def _as_record(found: Leftover) -> dict[str, Any]:
+    return {"path": found.where, "kind": found.kind, "bytes": found.bytes, "age_seconds": found.age}
+
+
+def _cleaning_lines(cleaned: Cleaned, dry_run: bool) -> list[str]:
+    verb = "WOULD REMOVE" if dry_run else "REMOVED"
+    lines = ["", f"{verb}: {len(cleaned.removed):,}, {sum(found.bytes for found in cleaned.removed):,} bytes"]
+    lines += map(_leftover_line, cleaned.removed)
+    if cleaned.young:
+        lines += ["", f"LEFT, TOO YOUNG: {len(cleaned.young):,}", *map(_leftover_line, cleaned.young)]
+    if cleaned.doubtful:
+        lines += ["", f"LEFT, for a commit that can't be read may name them: {len(cleaned.doubtful):,}"]
+        lines += [f"  {where}" for where in cleaned.doubtful]
+    if cleaned.foreign:
+        lines += ["", f"NOT OF THIS PROJECT, left: {len(cleaned.foreign):,}"]
+        lines += [f"  {where}" for where in cleaned.foreign]
+    return lines
+
+
+def _leftover_line(found: Leftover) -> str:
+    age = "of unknown age" if found.age is None else f"{found.age / 3600:,.1f} h old"
+    return f"  {found.kind:<10}{found.bytes:>16,} bytes  {age:>14}  {found.where}"
+
+
+def _as_table(name: str, report: AuditReport, note: str | None, cleaning: list[str]) -> str:
     depth = "every part read" if report.deep else "sizes and counts; --deep reads every part"
     lines = [f"{name}  ({depth})", ""]
     numbers = [
@@ -138,6 +223,7 @@ def _as_table(name: str, report: AuditReport, note: str | None) -> str:
             lines += [f"  {line}" for line in found[:_SHOWN]]
             if len(found) > _SHOWN:
                 lines.append(f"  ... and {len(found) - _SHOWN:,} more; --json lists them")
+    lines += cleaning
     if note:
         lines += ["", f"note: {note}"]
     verdict = "all is well" if report.ok else "not all is well: see above"

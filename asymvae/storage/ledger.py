@@ -7,7 +7,8 @@ OUT and a crash at any line:
 * A stale record (of the same shard, with another id: its input or settings changed) is removed before anything
   else happens, so that no record ever names bytes that aren't its own. Its parts are left in their places.
 * An object is removed only once a record of the present id is there that doesn't name it. From then on no other
-  driver can make it count: creating the record would fail.
+  driver can make it count: creating the record would fail. :mod:`asymvae.storage.cleaning` alone also removes old
+  parts of shards without a record, and so a new record's parts are looked for once more.
 
 What a crash leaves between these steps belongs to shards without a record, which the next run does again, or
 is unnamed by a shard's record, which :meth:`Ledger.sweep` removes.
@@ -223,6 +224,9 @@ class Ledger:
         ]
         filesystem.put_if_absent(self._at(COMMITS, f"{name}.json"), _encode(record))
         winner = self.read_commit(name)
+        if _objects(winner) == set(objects):
+            for part, where in zip(parts, objects, strict=True):
+                self._put_back(part, where)
         for where in sorted(surplus - _objects(winner)):
             filesystem.remove(self._at(where))
         filesystem.remove(self._at(FAILED, f"{shard.name}.json"))
@@ -278,6 +282,34 @@ class Ledger:
                 continue
         surplus.add(where)
         return True
+
+    def _put_back(self, part: Part, where: str) -> None:
+        """A part that was there before the record, and adopted, may have been cleaned away as old and unnamed."""
+        try:
+            filesystem.info(self._at(where))
+        except FileNotFoundError:
+            self._put_one(part, where, set())
+
+    def commits_of(self, shard_name: str) -> dict[str, set[str]]:
+        """``"<shard>.<id>"`` -> the objects it names; ValueError if one of these records can't be read."""
+        found = {}
+        for name in self._commits_of(shard_name):
+            with contextlib.suppress(FileNotFoundError):  # withdrawn meanwhile
+                found[name] = _objects(self.read_commit(name))
+        return found
+
+    def objects_of(self, shard_name: str) -> set[str]:
+        """All that a shard's commits name; ValueError if one can't be read."""
+        return set[str]().union(*self.commits_of(shard_name).values())
+
+    def overtaken(self, shard_name: str) -> bool:
+        """A shard's record of failure is of an input that has been committed since."""
+        try:
+            failed = _decode(filesystem.read_bytes(self._at(FAILED, f"{shard_name}.json")))
+            commits = [self.read_commit(name) for name in self._commits_of(shard_name)]
+        except (FileNotFoundError, ValueError):
+            return False
+        return any(record["input"] == failed.get("input") for record in commits)
 
     def _commits_of(self, shard_name: str) -> list[str]:
         names = self._names(COMMITS, prefix=f"{shard_name}.")
