@@ -101,8 +101,8 @@ def told(address: str) -> Iterator[None]:
         said = str(error)
         if "No available agent" in said:
             fail(
-                f"{where}: the head's agent, which starts jobs, is not up. If it isn't in a moment: its port (52365) is "
-                "taken, by another Ray on that machine perhaps; ray start --head --dashboard-agent-listen-port=0 takes any"
+                f"{where}: the head's agent, which starts jobs, isn't up. If that stays so, its port (52365) is taken, "
+                "by another Ray of that machine perhaps: ray start --head --dashboard-agent-listen-port=0 takes any"
             )
         if "Version check returned 404" in said:
             fail(f"{where} answers, but is no Ray dashboard")

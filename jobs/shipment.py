@@ -22,7 +22,7 @@ from pydantic import BaseModel
 import asymvae
 from asymvae.config import ShardJob
 from asymvae.storage.filesystem import is_local
-from jobs.arguments import fail, nearest
+from jobs.arguments import NO_SETTINGS, fail, nearest
 
 JOBS = ("inpaint", "precompute_latents", "decode_latents", "train", "evaluate", "audit", "report", "benchmark")
 MAX_BYTES = 32 * 2**20  # of code and configuration; Ray takes 512 MiB, and then keeps that in the head's memory
@@ -39,6 +39,7 @@ _FILES = {
     "evaluate": {"picture": "--picture"},
     "benchmark": {"output": "--output"},
 }
+_FLAGS = {flag for flags in _FILES.values() for flag in flags.values()}
 _PATHS = {"urls", "url", "root", "lpips_weights", "block_transform"}
 _PATHS_OR_HUB_IDS = {"path", "encoder"}
 _PATHS_OF_A_NODE = {"spool", "scratch"}
@@ -98,7 +99,7 @@ def make_shipment(
     file = getattr(flags, "config", None)
     config = (Path(file).name, Path(file).read_text(encoding="utf-8")) if file else None
     for name, value in os.environ.items():  # they have been read as settings here, so they must be so there
-        if name.upper().startswith("ASYMVAE_"):
+        if name.upper().startswith("ASYMVAE_") and name.upper() not in NO_SETTINGS:
             runtime_env = runtime_env | {"env_vars": {name: value} | runtime_env.get("env_vars", {})}
     named = {label: getattr(flags, attribute) for attribute, label in _FILES.get(job, {}).items()}
     values = [*named.items(), *(_leaves(settings) if settings is not None else ())]
@@ -160,21 +161,22 @@ def _leaves(value: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _look_at_paths(values: Sequence[tuple[str, str | None]]) -> Iterator[str]:
+    absolute = []
     for name, value in values:
         last = name.rpartition(".")[2]
-        flag = last in ("OUT", "--out", "--picture", "--output")
-        known = flag or last in _PATHS | _PATHS_OF_A_NODE | _PATHS_OR_HUB_IDS
+        known = last in _FLAGS | _PATHS | _PATHS_OF_A_NODE | _PATHS_OR_HUB_IDS
         if not known or not value or ("://" in value and not value.startswith("file://")):
             continue
         path = value.removeprefix("file://")
         if path.startswith("/"):
-            if last not in _PATHS_OF_A_NODE:
-                yield f"{name} {value} is a path on the cluster, not here: every node of it must see the same folder"
+            absolute += [] if last in _PATHS_OF_A_NODE else [f"{name} {value}"]
         elif last not in _PATHS_OR_HUB_IDS or path.startswith((".", "~")) or Path(path).exists():
             fail(
                 f"{name} {value} is relative, to the job's folder on the cluster, which is gone with the job: give a "
                 "URL (s3://, gs://), or an absolute path that every node sees"
             )
+    if absolute:
+        yield f"{', '.join(absolute)}: on the cluster's disks, not on this machine's; every node must see the same"
 
 
 def _look_at_executor(job: ShardJob) -> Iterator[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from ray.job_submission import JobDetails, JobStatus
 
 from asymvae.storage.filesystem import redact
-from jobs.arguments import fail, nearest
+from jobs.arguments import EXIT_CONFIGURATION, fail, nearest
 from jobs.job_server import JobServer, LostError, connect, exit_code, follow, told
 from jobs.shipment import (
     JOBS,
@@ -158,7 +158,7 @@ def _watch(server: JobServer, job: str) -> int:
     print(f"{job} {_said(details)}", file=sys.stderr)
     if code and details.driver_exit_code is None and details.message and details.status == JobStatus.FAILED:
         print(f"error: {details.message.strip().splitlines()[-1]}", file=sys.stderr)
-    if code:
+    if code not in (0, EXIT_CONFIGURATION):
         print(f"the same again, on the same OUT: python -m jobs.submit resubmit {job}{at}", file=sys.stderr)
     return code
 
