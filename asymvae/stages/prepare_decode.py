@@ -15,7 +15,7 @@ from asymvae.media.buckets import Box, Size, cut
 from asymvae.media.image import Image, decode_image
 from asymvae.media.mask import blend_mask, decode_mask, grow_to_grid, model_mask, reduce_maximum, resize_mask
 
-_MOST_ENLARGED = 4  # times the pixels of the largest original: x-2 doubles its sides
+_MOST_ENLARGED = 4  # times the pixels of the largest original: one block more than the encoder doubles its sides
 
 
 class Place(Protocol):
@@ -143,7 +143,8 @@ class PrepareDecode:
 
 
 def _times(size: Size, place: Place) -> int | None:
-    """How many pixels the decoder makes of one that was encoded (2 with x-2); None where the numbers don't agree."""
+    """How many pixels a side the decoder makes of one that was encoded: 1 with the published checkpoints (x-2 is wider,
+    not larger), 2 where it has a block more than the encoder; None where the numbers don't agree."""
     top, left, bottom, right = place.crop
     height, width = bottom - top, right - left
     inside = 0 <= top < bottom <= place.resized[0] and 0 <= left < right <= place.resized[1]

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
+from asymvae.latents.dataset import LatentDataset
+from asymvae.model import AsymmetricAutoencoderKL
 from asymvae.pipeline.plan import ConfigurationError, make_plan
 from asymvae.stages.levels import levels
 from tests.tiny import box_mask, file_bytes, parts_of, picture, pixels_of, rows_of, tiny_model, write_tar
@@ -157,6 +159,93 @@ def test_a_column_from_elsewhere_with_a_stated_scaling(checkpoint: Path, tmp_pat
         assert np.abs(pixels_of(row).astype(int) - wanted).max() <= 1
     run(decode(str(tmp_path / "z.parquet"), tmp_path / "none", checkpoint, latents=shape))
     assert [row["code"] for row in rows_of(tmp_path / "none", "errors")] == ["latents_unscaled"]
+
+
+# x-2 is wider and deeper than x-1-5, and as large; a block less in the encoder makes the picture twice as large.
+LARGER: dict[int, dict[str, Any]] = {
+    1: {"up_block_out_channels": (8, 16, 32, 32), "layers_per_up_block": 5},
+    2: {"down_block_types": ("DownEncoderBlock2D",) * 3, "down_block_out_channels": (8, 8, 8)},
+}
+
+
+def save_changed(folder: Path, **changes: Any) -> Path:
+    """Folder of the tiny checkpoint with another shape."""
+    torch.manual_seed(0)
+    derived = ("block_out_channels", "force_upcast")
+    config = {name: value for name, value in tiny_model().config.items() if name not in derived}
+    AsymmetricAutoencoderKL(**config | changes).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("times", LARGER)
+def test_a_larger_decoder_s_picture_has_the_original_s_known_pixels_at_its_own_size(
+    times: int, pairs: str, tmp_path: Path
+) -> None:
+    larger = save_changed(tmp_path / "model", **LARGER[times])
+    run(precompute(pairs, tmp_path / "latents", larger))
+    nothing = {"dilate": 0, "feather": 0}
+    originals = {"urls": pairs}
+    run(decode(str(tmp_path / "latents"), tmp_path / "out", larger, originals=originals, mask=nothing))
+    stored = {row["key"]: row for row in latents_of(tmp_path / "latents")}
+    results = rows_of(tmp_path / "out", "results")
+    assert len(results) == 10
+    for result in results:
+        row, made = stored[result["key"]], pixels_of(result)
+        top, left, bottom, right = result["crop"]
+        assert (
+            made.shape == (times * (bottom - top), times * (right - left), 3) == (result["height"], result["width"], 3)
+        )
+        size = SIZES[int(result["key"][3])]
+        seed = int(result["key"][3]) + 10 * int(result["key"][1])
+        resized = (row["resized_width"] * times, row["resized_height"] * times)
+        box = tuple(times * side for side in (left, top, right, bottom))
+        whole = Image.fromarray(picture(*size, seed)).resize(resized, Image.Resampling.BICUBIC)
+        hole = Image.fromarray(box_mask(*size, seed)).resize(resized, Image.Resampling.BOX)
+        known = np.asarray(hole.filter(ImageFilter.MaxFilter(5)).crop(box)) == 0
+        assert 0.2 < known.mean() < 1
+        wanted = np.asarray(whole.crop(box)).astype(int)
+        assert np.abs(made[known] - wanted[known]).max() <= 1  # a level may round the other way
+
+
+def test_originals_are_refused_where_the_decoder_takes_none(pairs: str, latents: Path, tmp_path: Path) -> None:
+    deep = {"up_block_types": ("UpDecoderBlock2D",) * 5, "up_block_out_channels": (8, 8, 16, 32, 32)}
+    model = save_changed(tmp_path / "model", **deep)
+    make_plan(decode(str(latents), tmp_path / "out", model))
+    with pytest.raises(ConfigurationError, match=r"can't decode with image and mask.*leave image and mask out"):
+        make_plan(decode(str(latents), tmp_path / "joined", model, originals={"urls": pairs}))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_encoded_stored_read_and_decoded_is_the_direct_path_to_the_stored_dtype_s_rounding(
+    dtype: str, pairs: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    run(precompute(pairs, tmp_path / "latents", checkpoint, output={"dtype": dtype}))
+    run(decode(str(tmp_path / "latents"), tmp_path / "images", checkpoint))
+    images = {row["key"]: pixels_of(row) for row in rows_of(tmp_path / "images", "results")}
+    stored = {row["key"]: row for row in latents_of(tmp_path / "latents")}
+    model, seen, whole = tiny_model(), set(), 0
+    for batch in LatentDataset(str(tmp_path / "latents"), batch_size=3, sample=False):
+        with torch.inference_mode():
+            read = batch["latents"] / model.config.scaling_factor
+            made = levels(model.decode(read).sample).numpy()
+        for key, latent, shown in zip(batch["key"], read, made, strict=True):
+            seen.add(key)
+            assert np.abs(shown.astype(int) - images[key]).max() <= 1
+            row, size = stored[key], SIZES[int(key[3])]
+            if (row["resized_height"], row["resized_width"]) != size:
+                continue
+            whole += 1
+            top, left, bottom, right = row["crop"]
+            window = picture(*size, int(key[3]) + 10 * int(key[1]))[top:bottom, left:right]
+            x = torch.from_numpy(window.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+            with torch.inference_mode():
+                mean = model.encode(x).latent_dist.mean
+                direct = levels(model.decode(mean.to(getattr(torch, dtype)).float()).sample)[0].numpy()
+            unit = 2**-11 if dtype == "float16" else 2**-8
+            torch.testing.assert_close(latent[None], mean, rtol=1.01 * unit, atol=1e-5)
+            assert np.abs(shown.astype(int) - direct).max() <= 2
+    assert seen == images.keys()
+    assert whole >= 6
 
 
 def test_bad_rows_are_error_rows_and_the_rest_are_results(checkpoint: Path, tmp_path: Path) -> None:

@@ -61,6 +61,13 @@ class DecodeKind(Kind[DecodeJob]):
             shards = with_originals(shards, found)
         return root, shards
 
+    def check_model(self, model: AsymmetricAutoencoderKL) -> None:
+        if self.joined:
+            try:
+                model.decoder.condition_encoder.wanted()
+            except ValueError as error:
+                raise ValueError(f"originals.urls is set, and {error}") from error
+
     def doubt(self, mean_hole_fraction: float | None) -> str | None:
         if mean_hole_fraction is None or mean_hole_fraction <= 0.5:
             return None

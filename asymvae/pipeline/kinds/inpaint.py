@@ -63,6 +63,7 @@ class InpaintKind(Kind[InpaintJob]):
         return job.model_copy(update={"inpaint": job.inpaint.model_copy(update={"diffusion": diffusion})})
 
     def check_model(self, model: AsymmetricAutoencoderKL) -> None:
+        model.decoder.condition_encoder.wanted()  # refuses what can't be shown image and mask
         self.inpainter.check_vae(model)
 
     def digest(self) -> str | None:
