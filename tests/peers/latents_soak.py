@@ -73,13 +73,15 @@ def run_and_kill(folder: Path, out: str, actors: int, rng: random.Random, most: 
     wanted = command(folder, out, f"--workers.min={actors}", f"--workers.max={actors}")
     kills = 0
     while True:
-        driver = subprocess.Popen(wanted, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with (folder / f"{out}.log").open("ab") as log:
+            driver = subprocess.Popen(wanted, env=environment, stdout=log, stderr=log)
         until = committed(folder / out) + rng.randint(1, most)
         while driver.poll() is None and (kills == 2 or committed(folder / out) < until):
             time.sleep(0.05)
         if driver.poll() is not None:
             if driver.returncode != 0:
-                raise SystemExit(f"the job ended with {driver.returncode}")
+                said = (folder / f"{out}.log").read_text(errors="replace")[-6000:]
+                raise SystemExit(f"the job ended with {driver.returncode}:\n{said}")
             return kills
         time.sleep(rng.uniform(0, 1.5))
         family = psutil.Process(driver.pid).children(recursive=True)
