@@ -225,7 +225,15 @@ class GeometrySettings(Section):
 class WorkerSettings(Section):
     min: int = setting(1, "actors that the pool keeps", "no", ge=1)
     max: int = setting(1, "actors that the pool may grow to", "no", ge=1)
-    gpus: float = setting(1, "GPUs an actor; a fraction shares one, 0 runs on the CPU", "rounding", ge=0)
+    gpus: float = setting(1, "GPUs an actor; a fraction below 1 shares one, 0 runs on the CPU", "rounding", ge=0)
+    accelerator_type: str | None = setting(
+        None,
+        "kind of GPU, as Ray names it (H100, A100, L4 ...); any by default, and then bytes may differ by rounding",
+        "rounding",
+    )
+    labels: dict[str, str] = setting(
+        {}, "what Ray's labels of an actor's node must be, such as {ray.io/market-type: spot}", "no"
+    )
     cpu_threads: int = setting(
         1,
         "CPUs an actor: torch's threads, and as many threads each for decoding and encoding",
@@ -260,6 +268,13 @@ class WorkerSettings(Section):
         "no",
         gt=0,
     )
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_or_a_share(cls, gpus: float) -> float:
+        if gpus > 1 and gpus % 1:
+            raise ValueError("must be a fraction below 1, or a whole number: Ray gives no GPU and a half")
+        return gpus
 
 
 class RaySettings(Section):

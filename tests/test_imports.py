@@ -64,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 IMPORT_RAY = {
     "asymvae/pipeline/worker.py",
+    "asymvae/pipeline/cluster.py",
     "asymvae/pipeline/executor.py",
     "asymvae/pipeline/pool.py",
     "asymvae/pipeline/metrics.py",

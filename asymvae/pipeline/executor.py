@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import re
-import signal
-import socket
-import threading
-import uuid
+import math
+import sys
+import time
 from collections.abc import Generator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import ray
 import torch
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from asymvae.config import ShardJob
 from asymvae.pipeline.allocator import KEEP_FREED_MEMORY
 from asymvae.pipeline.capacity import DeviceMemory, device_memory
+from asymvae.pipeline.cluster import check_output_is_shared, check_placement, check_resources, connect, placement
 from asymvae.pipeline.plan import ConfigurationError
 from asymvae.pipeline.pool import GRACE_S, LOOK_EVERY_S, Pool, last_line
 from asymvae.pipeline.progress import Board, Tally
 from asymvae.pipeline.recipe import Recipe
 from asymvae.pipeline.reports import Report
+from asymvae.pipeline.tail import largest_first
 from asymvae.pipeline.worker import RayShardWorker, ShardWorker
-from asymvae.storage.filesystem import is_local, resolve
 from asymvae.storage.shards import Shard
 
-_ANSWERS_WITHIN_S = 10.0
+_TELL_OF_WAITING_EVERY_S = 60.0
 
 
 class WorkersFailedError(RuntimeError):
@@ -93,17 +88,15 @@ class RayExecutor:
 
     def start(self, job: ShardJob) -> None:
         if not ray.is_initialized():
-            _connect(job.ray.address)
-        _check_resources(job)
-        _check_output_is_shared(job.output.url)
+            connect(job.ray.address)
+        check_placement(job)
+        check_resources(job)
+        check_output_is_shared(job.output.url)
 
     def device_memory(self, job: ShardJob) -> DeviceMemory:
         """Asked where a worker would run: the driver's own node may have no GPU, or another."""
-        look: Any = ray.remote(
-            num_gpus=job.workers.gpus,
-            num_cpus=job.workers.cpu_threads,
-            max_calls=1,  # its process ends, and with it what CUDA keeps of the GPU for it
-        )(device_memory)
+        # Its process ends after the call, and with it what CUDA keeps of the GPU for it.
+        look: Any = ray.remote(max_calls=1, **placement(job))(device_memory)
         try:
             memory: DeviceMemory = ray.get(look.remote(job))
         except RayError as error:
@@ -112,7 +105,7 @@ class RayExecutor:
 
     def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Generator[Report | None, None, None]:
         board = Board.remote()  # type: ignore[attr-defined]
-        left, reasons = shards, dict[str, str]()
+        left, reasons = largest_first(shards), dict[str, str]()
         for round_ in range(1 + recipe.job.ray.attempts):
             run = self._alone(recipe, left, board) if round_ else self._pool(recipe, left, board)
             left = []
@@ -141,16 +134,21 @@ class RayExecutor:
             in_flight=workers.shards_in_flight,
             stop=board.stop.remote,
         )
+        wait_told = time.monotonic()
         try:
-            yield from pool.run()
+            for news in pool.run():
+                if pool.has_started:
+                    wait_told = math.inf
+                elif time.monotonic() - wait_told >= _TELL_OF_WAITING_EVERY_S:
+                    wait_told = time.monotonic()
+                    print(_waiting(recipe.job), file=sys.stderr)
+                yield news
         except RayError as error:  # shards' own errors come as reports
             raise WorkersFailedError(f"the workers failed: {last_line(error)}") from error
 
     def _actor(self, recipe: Recipe, **options: Any) -> Any:
-        workers = recipe.job.workers
         return ray.remote(self.worker).options(
-            num_gpus=workers.gpus,
-            num_cpus=workers.cpu_threads,
+            **placement(recipe.job),
             runtime_env=_runtime_env(recipe.job),
             # A shard that kills its worker would loop for ever: who dies is replaced, and his shards tried again, here.
             max_restarts=0,
@@ -193,84 +191,9 @@ def _runtime_env(job: ShardJob) -> dict[str, Any]:
     return {"env_vars": KEEP_FREED_MEMORY} if job.workers.gpus == 0 else {}
 
 
-def _connect(address: str | None) -> None:
-    """Join the cluster at ``address``, or RAY_ADDRESS, or start a Ray of this machine.
-
-    Raises:
-        ConfigurationError: it isn't an address, or nothing answers there.
-    """
-    setting, wanted = "ray.address", address
-    if wanted is None:
-        # "local" where nothing is said: Ray would join the cluster that was last started here, whoever's it is.
-        setting, wanted = "RAY_ADDRESS", os.environ.get("RAY_ADDRESS") or "local"
-    if host := re.fullmatch(r"(?:ray://)?\[?(?P<name>[^/\[\]]+?)\]?:(?P<port>[0-9]{1,5})", wanted):
-        try:
-            # Ray itself tries for more than three minutes, and doesn't say what the address was.
-            socket.create_connection((host["name"], int(host["port"])), timeout=_ANSWERS_WITHIN_S).close()
-        except (OSError, OverflowError) as error:
-            raise ConfigurationError(
-                f"{setting} {wanted}: no Ray answers there ({error}); start it, correct the address, or leave it out "
-                "to start one on this machine"
-            ) from error
-    on_terminate, terminated = signal.getsignal(signal.SIGTERM), False
-    try:
-        ray.init(address=wanted, logging_level=logging.WARNING)
-    except (ValueError, ConnectionError) as error:
-        raise ConfigurationError(f"{setting} {wanted}: {error}") from error
-    except SystemExit:
-        terminated = True  # by Ray's own handler, see below
-    finally:
-        # Ray puts a handler there, which ends the process with 1 in the middle of anything.
-        if threading.current_thread() is threading.main_thread() and on_terminate is not None:
-            signal.signal(signal.SIGTERM, on_terminate)
-    if terminated:
-        signal.raise_signal(signal.SIGTERM)
-
-
-def _nodes() -> list[str]:
-    """Ids of the nodes that are up."""
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-
-
-def _check_resources(job: ShardJob) -> None:
-    """On a Ray of this machine, which won't grow: does an actor fit at all? Ray would wait for ever, and say little."""
-    address = job.ray.address or os.environ.get("RAY_ADDRESS") or "local"
-    if len(_nodes()) > 1 or address != "local":
-        return
-    has = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for setting, resource, wanted in (
-        ("workers.gpus", "GPU", job.workers.gpus),
-        ("workers.cpu_threads", "CPU", job.workers.cpu_threads),
-    ):
-        if wanted > has.get(resource, 0):
-            raise ConfigurationError(
-                f"{setting} is {wanted:g} and this machine's Ray has {has.get(resource, 0):g} {resource}: lower it"
-                + (", 0 runs on the CPU" if resource == "GPU" else "")
-            )
-
-
-def _check_output_is_shared(out: str) -> None:
-    """A local OUT on a cluster of several nodes: every node must see the same folder."""
-    nodes = _nodes()
-    if len(nodes) < 2 or not is_local(out):
-        return
-    folder = Path(resolve(out)[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".seen-by-all.{uuid.uuid4().hex}.tmp"
-    probe.touch()
-    try:
-        look = ray.remote(num_cpus=0)(os.path.exists)
-        seen = [
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(str(probe))
-            for node in nodes
-        ]
-        if not all(ray.get(seen)):
-            raise ConfigurationError(
-                f"output.url {out} is a local folder that not every node of the cluster sees: "
-                "set it to an object store (s3://, gs://) or a shared file system"
-            )
-    finally:
-        probe.unlink()
+def _waiting(job: ShardJob) -> str:
+    wants = ", ".join(f"{name} {wanted}" for name, wanted in placement(job).items() if wanted)
+    return f"no worker has started yet: it loads the model, or waits for a node with {wants} (`ray status` says which)"
 
 
 def _listen(board: Any, tally: Tally) -> None:

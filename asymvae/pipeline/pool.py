@@ -68,6 +68,7 @@ class Pool:
         self._workers: set[_Worker] = set()
         self._starting = self._busy = self._failed_starts = 0  # workers
         self._at_work = 0  # shards
+        self._any_ready = False
         # Filled by Ray's threads: a worker that is ready (None) or a shard's report, or what it died of.
         self._arrived: queue.SimpleQueue[tuple[_Worker, Shard | None, Future[Any]]] = queue.SimpleQueue()
 
@@ -95,6 +96,11 @@ class Pool:
                         self._feed(idle)
         finally:
             self._close()
+
+    @property
+    def has_started(self) -> bool:
+        """Whether any worker was ready so far."""
+        return self._any_ready
 
     def _grow(self) -> None:
         while self._waiting and len(self._workers) < min(self._most, self._busy + self._waiting):
@@ -137,7 +143,7 @@ class Pool:
             if self._failed_starts > _FAILED_STARTS + (0 if raised else self._most):
                 raise
             return
-        worker.ready = True
+        worker.ready = self._any_ready = True
         self._starting -= 1
         self._failed_starts = 0
 

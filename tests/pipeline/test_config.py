@@ -68,6 +68,8 @@ FLIPPED: dict[str, Any] = {
     "workers.min": 2,
     "workers.max": 2,
     "workers.gpus": None,  # no GPU here
+    "workers.accelerator_type": None,
+    "workers.labels": {"ray.io/market-type": "spot"},
     "workers.cpu_threads": 2,
     "workers.batch_size": 3,
     "workers.shards_in_flight": 1,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,11 @@ from ray.cluster_utils import Cluster
 
 from asymvae.inpaint.harmonic import HarmonicFill
 from asymvae.pipeline import executor
+from asymvae.pipeline.cluster import check_resources
 from asymvae.pipeline.executor import RayExecutor
 from asymvae.pipeline.job import run_job
 from asymvae.pipeline.plan import ConfigurationError
 from asymvae.pipeline.progress import Board, Tally
-from asymvae.pipeline.worker import Report
 from tests.tiny import job
 
 
@@ -53,37 +51,22 @@ def test_a_board_that_is_lost_takes_nothing_along(cluster: Cluster) -> None:
     assert tally.samples == 0
 
 
-def test_a_job_that_is_stopped_waits_for_its_workers_to_give_up() -> None:
-    # The thread that waits for reports once stayed behind until the next one came, with every actor, for as long as a
-    # shard takes.
-    told, ended = threading.Event(), threading.Event()
-
-    def reports() -> Generator[Report, None, None]:
-        try:
-            yield Report("a", True)
-            told.wait()  # a long shard, whose worker looks for the driver's word
-            yield Report("b", False, "the run was stopped")
-            raise AssertionError("nobody wants a third")
-        finally:
-            ended.set()
-
-    waiting = executor._every(1.0, reports(), told.set)
-    assert next(waiting) is not None
-    waiting.close()
-    assert ended.is_set()
-
-
 def test_an_actor_that_does_not_fit_is_refused_here_but_not_on_a_cluster_that_may_grow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(executor, "_nodes", lambda: ["head"])
+    monkeypatch.setattr("asymvae.pipeline.cluster.nodes", lambda: ["head"])
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     settings = job("unused", "unused", "unused", workers={"gpus": 1})
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConfigurationError, match=r"workers\.gpus is 1 .* lower it"):
-        executor._check_resources(settings)
+        check_resources(settings)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # as `ray job submit` sets it, on a head without GPUs
-    executor._check_resources(settings)
+    check_resources(settings)
+
+
+def test_labels_and_kinds_of_gpu_that_cannot_be_are_wrong_settings(cluster: Cluster) -> None:
+    with pytest.raises(ConfigurationError, match=r"workers\.labels: .*not a label"):
+        RayExecutor().start(job("unused", "unused", "unused", workers={"labels": {"market": "not a label"}}))
 
 
 def test_an_address_that_is_none_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
