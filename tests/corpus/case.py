@@ -91,8 +91,8 @@ def png(pixels: NDArray[Any]) -> bytes:
     return file_bytes(pixels, "PNG")
 
 
-def masked(image: bytes, field_name: str = "png", box: Box | None = HOLE) -> dict[str, bytes]:
-    """The fields of a sample of the usual size."""
+def masked(image: bytes, field_name: str = "png", box: Box | None = None) -> dict[str, bytes]:
+    """The fields of a sample of the usual size; without a hole it passes through, and every pixel is looked at."""
     return {field_name: image, "mask.png": png(hole(box))}
 
 
@@ -112,7 +112,7 @@ def error(*codes: str) -> Expects:
 def result(
     pixels: NDArray[np.uint8],
     *,
-    box: Box | None = HOLE,
+    box: Box | None = None,
     within: int = 0,
     alpha: NDArray[np.uint8] | None = None,
     **columns: Any,

@@ -105,6 +105,9 @@ def _profiles() -> Iterator[Case]:
             yield _sample(f"{image_format} with a profile {name}", data, photo())
         swapped = save(photo(), image_format, icc_profile=_bluish(), **options)
         yield _sample(f"{image_format} with red and blue swapped", swapped, photo()[..., ::-1], 2)
+    large = _bluish() + bytes(2 * 2**20)
+    data = save(photo(), "PNG", icc_profile=struct.pack(">I", len(large)) + large[4:])
+    yield _sample("PNG with red and blue swapped by a profile of 2 MiB", data, photo()[..., ::-1], 2)
     jpeg = {"quality": 98, "subsampling": 0}
     data = save(photo(), "JPEG", icc_profile=_bluish(), **jpeg)
     yield _sample("JPEG with red and blue swapped", data, photo()[..., ::-1], 8)

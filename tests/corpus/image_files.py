@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tests.corpus.case import (
     DAMAGED,
+    HOLE,
     Case,
     SampleCase,
     damage,
@@ -75,7 +76,7 @@ def files() -> dict[str, tuple[str, bytes, NDArray[np.uint8], int]]:
 def cases() -> Iterator[Case]:
     made = files()
     for name, (field, data, pixels, within) in made.items():
-        yield SampleCase("formats", name, masked(data, field), result(pixels, within=within))
+        yield SampleCase("formats", name, masked(data, field, HOLE), result(pixels, box=HOLE, within=within))
     yield from _refused()
     for name, (field, data, pixels, within) in made.items():
         yield from _cut(name, field, data)
@@ -180,7 +181,7 @@ def _bombs() -> Iterator[Case]:
     gif = bytearray(save(_picture().quantize(16), "GIF"))
     at = gif.index(b"\x2c", 13 + 3 * 2 ** ((gif[10] & 7) + 1))
     gif[at + 5 : at + 9] = b"\xff\xff\xff\xff"
-    yield SampleCase(group, "a GIF whose frame is larger than it", masked(bytes(gif)), most)
+    yield SampleCase(group, "a GIF whose frame is larger than it", masked(bytes(gif)), error("image_undecodable"))
     bmp = bytearray(save(photo(), "BMP"))
     bmp[18:26] = struct.pack("<ii", 60000, 60000)
     yield SampleCase(group, "a BMP of 60000x60000", masked(bytes(bmp)), most)
@@ -204,6 +205,10 @@ def _bombs() -> Iterator[Case]:
     yield SampleCase(group, "a PNG of 200 texts", masked(_png_with(many)), result(photo()))
     profile = chunk(b"iCCP", b"icc\0\0" + zeros)
     yield SampleCase(group, "a PNG's profile of 100 MiB in 100 kB", masked(_png_with(profile)), result(photo()))
+    bad = chunk(b"tEXt", b"Comment\0text")
+    yield SampleCase(group, "a PNG's text of a wrong checksum", masked(_png_with(bad[:-1] + b"!")), result(photo()))
+    yield SampleCase(group, "a PNG's density that is cut", masked(_png_with(chunk(b"pHYs", b"\0\0"))), result(photo()))
+    yield SampleCase(group, "a PNG's profile without content", masked(_png_with(chunk(b"iCCP", b""))), result(photo()))
     exif = chunk(b"eXIf", b"MM\0*" + struct.pack(">IHHHII", 8, 1, 274, 4, 0xFFFFFFFF, 8))
     yield SampleCase(group, "EXIF of four billion orientations", masked(_png_with(exif)), result(photo()))
     pixels = chunk(b"IDAT", zeros)

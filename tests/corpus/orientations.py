@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from tests.corpus.case import Case, SampleCase, hole, photo, png, result
+from tests.corpus.case import Case, SampleCase, hole, masked, photo, png, result
 from tests.media.files import exif, save
 
 _BOX = (2, 4, 10, 16)  # near one corner, so that a mask that is turned the wrong way is seen
@@ -48,8 +48,8 @@ def cases() -> Iterator[Case]:
             if image_format == "AVIF":
                 options, within = {"quality": 98, "subsampling": "4:4:4"}, 10
             data = save(stored(photo(), turn), image_format, exif=exif(turn), **options)
-            turned_too = result(photo(), box=_BOX, within=within, **size)
-            yield SampleCase(group, f"{turn} in {image_format}", {"png": data, "mask.png": png(mask)}, turned_too)
+            upright = result(photo(), within=within, **size)
+            yield SampleCase(group, f"{turn} in {image_format}", masked(data), upright)
     for name, block in {
         "0": exif(0),
         "9": exif(9),
@@ -59,8 +59,8 @@ def cases() -> Iterator[Case]:
         "empty": b"",
     }.items():
         data = save(photo(), "JPEG", exif=block, **jpeg)
-        fields = {"jpg": data, "mask.png": png(mask)}
-        yield SampleCase("orientations", f"EXIF that is {name}", fields, result(photo(), box=_BOX, within=8, **size))
+        upright = result(photo(), within=8, **size)
+        yield SampleCase("orientations", f"EXIF that is {name}", masked(data, "jpg"), upright)
     text = PIL.Image.Exif()
     text[274] = 6
     behind = save(stored(photo(), 6), "PNG")
@@ -68,5 +68,4 @@ def cases() -> Iterator[Case]:
     start = exif_chunk.index(b"eXIf") - 4
     length = int.from_bytes(exif_chunk[start : start + 4], "big") + 12
     late = behind[:-12] + exif_chunk[start : start + length] + behind[-12:]
-    fields = {"png": late, "mask.png": png(mask)}
-    yield SampleCase("orientations", "6 in a PNG, behind its pixels", fields, result(photo(), box=_BOX, **size))
+    yield SampleCase("orientations", "6 in a PNG, behind its pixels", masked(late), result(photo(), **size))

@@ -197,7 +197,7 @@ def _damaged() -> Iterator[Case]:
         data = bytearray(whole)
         data[column.data_page_offset : column.data_page_offset + 6] = b"\xff" * 6
         yield _case(f"row group {group} is damaged", bytes(data), _lost(group))
-    checked = _file(columns, compression="NONE", use_dictionary=False, write_page_checksum=True)
+    checked = _file(columns, compression="NONE", use_dictionary=False, write_page_checksum=True, write_statistics=False)
     at = checked.index(_IMAGE) + 40
     flipped = checked[:at] + bytes([checked[at] ^ 1]) + checked[at + 1 :]
     yield _case("a bit in a page that has a checksum", flipped, shard(fault="parquet_corrupt"))

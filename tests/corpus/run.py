@@ -37,12 +37,13 @@ def all_cases() -> list[Case]:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Where the cases lie. ``shard_of`` has the name of each case's shard, ``key_of`` of a sample's case its key, and
-    ``samples`` how many are in a shard, by job, where the case doesn't say otherwise."""
+    """Where the cases lie. ``shard_of`` has the name of each case's shard, ``file_of`` the file of a shard's case,
+    ``key_of`` of a sample's case its key; ``samples`` how many were put into each tar of samples, by job."""
 
     folder: Path
     cases: Sequence[Case]
     shard_of: Mapping[Case, str]
+    file_of: Mapping[Case, str]
     key_of: Mapping[Case, str]
     samples: Mapping[Job, Mapping[str, int]]
 
@@ -59,6 +60,7 @@ def build(folder: Path, cases: Iterable[Case]) -> Corpus:
     cases = list(cases)
     shared: dict[tuple[Job, str], list[tuple[str, SampleCase]]] = {}
     shard_of: dict[Case, str] = {}
+    file_of: dict[Case, str] = {}
     key_of: dict[Case, str] = {}
     for number, case in enumerate(cases):
         root = folder / case.job
@@ -66,6 +68,7 @@ def build(folder: Path, cases: Iterable[Case]) -> Corpus:
         if isinstance(case, ShardCase):
             path = root / f"{number:04d}-{_slug(case.name)}.{case.ending}"
             path.write_bytes(case.data)
+            file_of[case] = path.name
             shard_of[case] = shard_name(str(path), str(root))
         else:
             key = case.key or f"{number:04d}-{_slug(case.name)}"
@@ -79,7 +82,7 @@ def build(folder: Path, cases: Iterable[Case]) -> Corpus:
         name = shard_name(str(path), str(path.parent))
         counted[job_name][name] = len(samples)
         shard_of |= {case: name for _, case in samples}
-    return Corpus(folder, cases, shard_of, key_of, counted)
+    return Corpus(folder, cases, shard_of, file_of, key_of, counted)
 
 
 @dataclass
@@ -90,6 +93,7 @@ class Ran:
     outs: dict[Job, Path]
     results: dict[Job, JobResult]
     seconds: float = 0.0
+    memory: int = 0  # bytes, the peak above what the process had before
     _rows: dict[tuple[Job, str], dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
     def came(self, case: Case) -> Came:
@@ -135,20 +139,21 @@ def run(corpus: Corpus, out: Path, checkpoint: Path, diffusion: Path | None) -> 
         if not (corpus.folder / name).exists() or (name == "prompted" and diffusion is None):
             continue
         ran.outs[name] = out / name
-        settings = _job(name, corpus.urls(name), out / name, checkpoint, diffusion)
+        settings = settings_of(name, corpus.urls(name), out / name, checkpoint, diffusion)
         ran.results[name] = run_job(settings, LocalExecutor())
     ran.seconds = time.monotonic() - started
     return ran
 
 
-def _job(name: Job, urls: str, out: Path, checkpoint: Path, diffusion: Path | None) -> InpaintJob:
+def settings_of(name: Job, urls: str, out: Path, checkpoint: Path, diffusion: Path | None) -> InpaintJob:
+    """The job of that name, on the CPU. ``prompted`` without a checkpoint for ``diffusion`` is filled as the others."""
     given: dict[str, Any] = {"max_pixels": MAX_PIXELS}
     if name == "inverted":
         given["mask_polarity"] = "black_is_hole"
     elif name == "keyed":
         given["key"] = "id"
     inpaint: dict[str, Any] = {"method": "harmonic"}
-    if name == "prompted":
+    if name == "prompted" and diffusion is not None:
         inpaint = {"method": "diffusion", "diffusion": {"path": str(diffusion), "steps": 1, "guidance_scale": 1}}
     more = {"inpaint": inpaint, "max_error_fraction": 1.0}
-    return job(urls, out, checkpoint, input=given, workers={"batch_size": 8, "cpu_threads": 2}, **more)
+    return job(urls, out, checkpoint, input=given, workers={"batch_size": 8, "cpu_threads": 1}, **more)

@@ -21,6 +21,10 @@ def members(keys: str = "abc") -> list[tuple[str, bytes]]:
     return [(f"{key}.{field}", data) for key in keys for field, data in (("png", _IMAGE), ("mask.png", _MASK))]
 
 
+def _in_folder() -> list[tuple[str, bytes]]:
+    return [(f"d/{name}", data) for name, data in members("a")]
+
+
 def _header(kind: bytes, size: int = 0, name: str = "x.png", **values: Any) -> bytes:
     member = tarfile.TarInfo(name)
     member.type, member.size = kind, size
@@ -152,11 +156,11 @@ def _packed(whole: bytes) -> Iterator[Case]:
     halves = gzip.compress(whole[:3000], mtime=0) + gzip.compress(whole[3000:], mtime=0)
     yield _case("gzip in two streams", halves, shard(list("abc")), "tar.gz")
     yield _case("gzip of two archives", packed + packed, shard(list("abc"), fault="tar_trailing_data"), "tar.gz")
-    yield _case("gzip of gzip", gzip.compress(packed), shard(fault="tar_truncated"), "tar.gz")
-    bomb = gzip.compress(_header(tarfile.REGTYPE, 200 * 2**20, "big.bin") + bytes(200 * 2**20) + whole, 9)
-    yield _case("gzip of 200 MiB of zeros in 200 kB", bomb, _after_big, "tar.gz")
-    endless = gzip.compress(whole + bytes(200 * 2**20), 9)
-    yield _case("gzip of 200 MiB of padding", endless, shard(list("abc")), "tar.gz")
+    yield _case("gzip of gzip", gzip.compress(packed), shard(fault="tar_corrupt"), "tar.gz")
+    bomb = gzip.compress(_header(tarfile.REGTYPE, 64 * 2**20, "big.bin") + bytes(64 * 2**20) + whole, 9)
+    yield _case("gzip of 64 MiB of zeros in 64 kB", bomb, _after_big, "tar.gz")
+    endless = gzip.compress(whole + bytes(64 * 2**20), 9)
+    yield _case("gzip of 64 MiB of padding", endless, shard(list("abc")), "tar.gz")
     yield _case("bzip2 named .tar", bz2.compress(whole), shard(fault="tar_corrupt"))
     yield _case("xz named .tar", lzma.compress(whole), shard(fault="tar_corrupt"))
 
@@ -197,7 +201,7 @@ def _kinds(whole: bytes) -> Iterator[Case]:
     yield _case("a contiguous file", _header(tarfile.CONTTYPE, 3, "x.txt") + _padded(b"abc") + whole, _with_x)
     yield _case("a file of version 7", _header(tarfile.AREGTYPE, 3, "x.txt") + _padded(b"abc") + whole, _with_x)
     yield _case("a type that nobody knows", _header(b"Q", 3) + _padded(b"abc") + whole, kept)
-    yield _case("a folder of files", _header(tarfile.DIRTYPE, 0, "d/") + make_tar(members("d/")[:2]), shard(["d/"][:0]))
+    yield _case("a folder of files", _header(tarfile.DIRTYPE, 0, "d/") + make_tar(_in_folder()), shard(["d/a"]))
     sparse = bytearray(_header(tarfile.GNUTYPE_SPARSE, 3, "s.png"))
     yield _case("a sparse file", bytes(sparse) + _padded(b"abc") + whole, kept)
     sparse[482] = 1
