@@ -129,7 +129,7 @@ def _duration(text: str) -> float:
     return float(known[1]) * {"s": 1, "m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY}[known[2]]
 
 
-def _audit(out: str, deep: bool, shards: list[Shard] | None) -> tuple[AuditReport, Survey]:
+def _audit(out: str, deep: bool, shards: Sequence[Shard] | None) -> tuple[AuditReport, Survey]:
     with tqdm(desc="audit", unit=" shards", disable=None if deep else True, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -139,7 +139,7 @@ def _audit(out: str, deep: bool, shards: list[Shard] | None) -> tuple[AuditRepor
         return audit_and_survey(out, deep=deep, shards=shards, progress=progress)
 
 
-def _input_shards(job: dict[str, Any]) -> tuple[list[Shard] | None, str | None]:
+def _input_shards(job: dict[str, Any]) -> tuple[Sequence[Shard] | None, str | None]:
     """The shards of the job's input, or None and why they can't be listed (it may be gone, rightly)."""
     settings, root = job["settings"]["input"], job["input"]["root"]
     try:

@@ -21,7 +21,7 @@ _IN_BUCKET: Final = re.compile(r"(?:.*~2F)?bucket~3D[0-9]+x[0-9]+~2F(?P<shard>.+
 
 def list_latents(
     urls: Sequence[str], *, root: str | None, format: Literal["auto", "parquet"]
-) -> tuple[str, list[Shard]]:
+) -> tuple[str, Sequence[Shard]]:
     """(the folder that names are relative to, the shards by name).
 
     One URL of an output of ``jobs.precompute_latents``: a shard a commit, of the same name, with all its parts; its

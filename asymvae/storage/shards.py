@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
 from braceexpand import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
-from asymvae.storage.filesystem import FileInfo, info, join, list_files, redact, resolve
+from asymvae.storage.filesystem import FileInfo, info, iter_files, join, redact, resolve
+
+if TYPE_CHECKING:
+    from asymvae.storage.shard_table import ShardTable
 
 # "latents": the parts that a commit of jobs.precompute_latents names, see latent_shards.py
 Format = Literal["webdataset", "parquet", "latents"]
@@ -37,6 +41,10 @@ _HASH_DIGITS: Final = 32
 # Up to this many files of one folder are asked for one by one, more by a listing of the folder.
 _ASK_EACH: Final = 16
 _REQUESTS_AT_ONCE: Final = 16
+# Up to this many files in folders of few are asked for one by one; for more, their common folder is listed, as long as
+# that is cheaper: a page of 1,000 names takes a request, and requests for one go 16 at once.
+_ASK_EACH_OF_ALL: Final = 1000
+_LISTED_FOR_ONE: Final = 50
 
 
 class InputError(ValueError):
@@ -77,7 +85,7 @@ def list_shards(
     *,
     root: str | None,
     format: Literal["auto", "webdataset", "parquet"],
-) -> list[Shard]:
+) -> ShardTable:
     """Every file that the URLs name, once, sorted by name.
 
     ``urls``: one pattern or several, with ``{000..999}``, ``{a,b}``, ``*``, ``?``, ``[...]`` and ``**``.
@@ -87,31 +95,41 @@ def list_shards(
     Raises InputError where a pattern matches nothing, a file is missing or of no known format, lies outside the
     root, or two files would have one name.
     """
+    from asymvae.storage.shard_table import ShardTable
+
     patterns = [_absolute(url) for url in ([urls] if isinstance(urls, str) else urls)]
     base = input_root(patterns) if root is None else _location(_normal(_absolute(root)))
     literals: list[str] = []
-    found: dict[str, FileInfo] = {}
+    globs: list[str] = []
     for pattern in patterns:
         for url in _expand(pattern):
-            if _has_wildcard(url):
-                found |= _glob(url)
-            else:
-                literals.append(url)
-    formats = {url: format_of(url, format) for url in [*literals, *found]}
-    found |= _stat([url for url in dict.fromkeys(literals) if url not in found])
-    shards = [Shard(url, shard_name(url, base), formats[url], file.size, file.etag) for url, file in found.items()]
-    shards.sort(key=lambda shard: shard.name)
-    for one, other in itertools.pairwise(shards):
-        if one.name == other.name:
-            raise InputError(
-                f"{redact(one.url)} and {redact(other.url)} would both be called {one.name!r}: rename one of them"
-            )
+            (globs if _has_wildcard(url) else literals).append(url)
+    wanted = {url: format_of(url, format) for url in literals}  # said before any store is asked
+    found = itertools.chain(itertools.chain.from_iterable(map(_glob, globs)), _stat(list(wanted)))
+    shards, two = (
+        ShardTable(
+            Shard(url, shard_name(url, base), wanted.get(url) or format_of(url, format), file.size, file.etag)
+            for url, file in found
+        )
+        .by_name()
+        .without_repeats()
+    )
+    if two is not None:
+        one, other = two
+        raise InputError(
+            f"{redact(one.url)} and {redact(other.url)} would both be called {one.name!r}: rename one of them"
+        )
     return shards
 
 
 def _common_prefix(sequences: Sequence[Sequence[str]]) -> Sequence[str]:
     alike = itertools.takewhile(lambda items: len(set(items)) == 1, zip(*sequences, strict=False))
     return sequences[0][: sum(1 for _ in alike)]
+
+
+def _start_of_all(strings: Collection[str]) -> str:
+    first, last = min(strings), max(strings)
+    return first[: len(_common_prefix([first, last]))]
 
 
 def _absolute(url: str) -> str:
@@ -160,7 +178,7 @@ def _has_wildcard(url: str) -> bool:
     return False
 
 
-def _glob(pattern: str) -> dict[str, FileInfo]:
+def _glob(pattern: str) -> Iterator[tuple[str, FileInfo]]:
     before = pattern[: _first_wildcard(pattern)]
     folder, _, prefix = before.rpartition("/")
     folder = folder or "/"
@@ -171,11 +189,13 @@ def _glob(pattern: str) -> dict[str, FileInfo]:
         matches = re.compile(glob_translate(below)).match
     except ValueError as error:
         raise InputError(f"{redact(pattern)}: '**' stands for whole folders only, as in a/**/*.tar") from error
-    files = list_files(folder, recursive="/" in below or "**" in below, prefix=prefix)
-    found = {join(folder, name): file for name, file in files.items() if matches(name)}
-    if not found:
+    nothing = True
+    for name, file in iter_files(folder, recursive="/" in below or "**" in below, prefix=prefix):
+        if matches(name):
+            nothing = False
+            yield join(folder, name), file
+    if nothing:
         raise InputError(f"{redact(pattern)} matches no file: look at the path and its wildcards")
-    return found
 
 
 def _first_wildcard(pattern: str) -> int:
@@ -183,26 +203,46 @@ def _first_wildcard(pattern: str) -> int:
     return match.start() if match else len(pattern)
 
 
-def _stat(urls: Sequence[str]) -> dict[str, FileInfo]:
-    """Size and version of each; a folder that many are in is listed once instead of a request for each."""
+def _stat(urls: Sequence[str]) -> Iterator[tuple[str, FileInfo]]:
+    """Size and version of each; a folder that many are in is listed once instead of a request for each, and so is what
+    they have in common, where they are in very many folders."""
     folders: dict[str, list[str]] = defaultdict(list)
     for url in urls:
         folders[url.rpartition("/")[0]].append(url)
-    known: dict[str, FileInfo] = {}
     single: list[str] = []
     for folder, members in folders.items():
         if len(members) <= _ASK_EACH or _is_web(folder):
             single.extend(members)
             continue
-        prefix = "".join(_common_prefix([url[len(folder) + 1 :] for url in members]))
-        files = list_files(folder or "/", prefix=prefix)
-        for url in members:
-            if (file := files.get(url[len(folder) + 1 :])) is None:
-                raise _missing(url)
-            known[url] = file
+        missing = set(members)
+        yield from _among(missing, folder, math.inf)
+        if missing:
+            raise _missing(next(url for url in members if url in missing))
+    if len(single) > _ASK_EACH_OF_ALL:
+        stores: dict[str, set[str]] = defaultdict(set)
+        for url in single:
+            if not _is_web(url):
+                stores["/".join(url.split("/")[:3]) if "://" in url else ""].add(url)
+        for several in stores.values():
+            if len(several) > _ASK_EACH_OF_ALL:
+                common = _start_of_all(several).rpartition("/")[0]
+                yield from _among(several, common, _LISTED_FOR_ONE * len(several))
+        single = [url for url in single if _is_web(url)] + sorted(url for of in stores.values() for url in of)
     with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-        known |= dict(zip(single, pool.map(_info, single), strict=True))
-    return {url: known[url] for url in urls}
+        yield from zip(single, pool.map(_info, single), strict=True)
+
+
+def _among(wanted: set[str], folder: str, most: float) -> Iterator[tuple[str, FileInfo]]:
+    """What of ``wanted`` is found by listing ``folder``, of which at most so many files are looked at; it is removed
+    from the set."""
+    prefix = _start_of_all(wanted)[len(folder) + 1 :]
+    recursive = any("/" in url[len(folder) + 1 :] for url in wanted)
+    for seen, (name, file) in enumerate(iter_files(folder or "/", recursive=recursive, prefix=prefix)):
+        if not wanted or seen >= most:
+            return
+        if (url := f"{folder}/{name}") in wanted:
+            wanted.remove(url)
+            yield url, file
 
 
 def _info(url: str) -> FileInfo:

@@ -150,18 +150,18 @@ def test_a_store_is_listed_once_for_many_files_and_asked_for_few(monkeypatch: py
         function = getattr(shards, name)
         monkeypatch.setattr(shards, name, lambda *a, **k: (calls.append(name), function(*a, **k))[1])
 
-    counted("list_files")
+    counted("iter_files")
     counted("info")
     found = list_shards("memory://listed/x-{000..199}.tar", root=None, format="auto")
     assert [shard.size for shard in found] == list(range(200))
     assert found[7].url == "memory://listed/x-007.tar"
-    assert calls == ["list_files"]
+    assert calls == ["iter_files"]
     calls.clear()
     assert list_shards("memory://listed/x-{000..009}.tar", root=None, format="auto") == found[:10]
     assert calls == ["info"] * 10
     calls.clear()
     assert list_shards("memory://listed/*.tar", root=None, format="auto") == found
-    assert calls == ["list_files"]
+    assert calls == ["iter_files"]
 
 
 def test_the_version_is_the_stores_etag(monkeypatch: pytest.MonkeyPatch) -> None:
