@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from asymvae.faults import Fault
@@ -28,7 +27,7 @@ from asymvae.storage.ledger import COMMITS
 from asymvae.storage.samples import BadSample, FieldNames, Role, safe_key
 from asymvae.storage.schemas import latent_dtype_of
 from asymvae.storage.shards import Format, Shard
-from asymvae.storage.watched import UNREADABLE, WatchedFile
+from asymvae.storage.watched import UNREADABLE, WatchedFile, WatchedParquet
 
 _BATCH_BYTES: Final = 2**20  # of latents, a part: a shard has a part a bucket, all read side by side
 _COLUMN_BUFFER: Final = 2**18
@@ -145,10 +144,8 @@ class _Part:
         self.fault: Fault | None = None
         self._watched = stack.enter_context(WatchedFile(url))
         try:
-            self.file = pq.ParquetFile(
-                self._watched, pre_buffer=False, buffer_size=_COLUMN_BUFFER, page_checksum_verification=True
-            )
-            schema = self.file.schema_arrow
+            self.file = WatchedParquet(self._watched, _COLUMN_BUFFER)
+            schema = self.file.schema
         except UNREADABLE as error:
             self._watched.raise_own(error)
             self.fault = Fault("parquet_unreadable")
@@ -172,7 +169,7 @@ class _Part:
     def all_keys(self) -> Iterator[str]:
         for group in range(self.file.num_row_groups):
             try:
-                for batch in self._batches(group, _BATCH_ROWS, [self.columns.key]):
+                for batch in self.file.batches(group, _BATCH_ROWS, [self.columns.key]):
                     keys = KeyColumn(batch, self.columns.key)
                     yield from (key for key in map(keys.__getitem__, range(len(batch))) if isinstance(key, str))
             except UNREADABLE as error:
@@ -188,7 +185,7 @@ class _Part:
             size = max(1, min(_BATCH_ROWS, _BATCH_BYTES * metadata.num_rows // max(1, metadata.total_byte_size)))
             number, first = first, first + max(0, metadata.num_rows)
             try:
-                for batch in self._batches(group, size, present):
+                for batch in self.file.batches(group, size, present):
                     for index, row in self._rows(batch.slice(0, first - number), number):
                         yield (number if index is None else index, row.variant), row
                         number += 1
@@ -196,9 +193,6 @@ class _Part:
                 self._watched.raise_own(error)
             if number < first:
                 self.damaged.append(group)
-
-    def _batches(self, group: int, size: int, names: list[str]) -> Iterator[pa.RecordBatch]:
-        yield from self.file.iter_batches(size, row_groups=[group], columns=names, use_threads=False)
 
     def _rows(self, batch: pa.RecordBatch, number: int) -> Iterator[tuple[int | None, LatentRow]]:
         """(the column ``index``, the row) of each."""

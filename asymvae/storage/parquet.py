@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from asymvae.faults import Fault
 from asymvae.storage.columns import Column, JsonColumn, KeyColumn, Url
 from asymvae.storage.samples import ROLES, BadSample, FieldNames, Role, Sample
 from asymvae.storage.shards import Shard
 from asymvae.storage.urls import FETCHES_AT_ONCE, Fetcher
-from asymvae.storage.watched import UNREADABLE, WatchedFile
+from asymvae.storage.watched import UNREADABLE, WatchedFile, WatchedParquet
 
-# Arrow reads a column chunk whole unless it is given a buffer; one is held a column.
 _COLUMN_BUFFER: Final = 2 * 1024 * 1024
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _BATCH_ROWS: Final = 256
@@ -67,10 +65,8 @@ def read_parquet(shard: Shard, fields: FieldNames) -> Iterator[Sample | BadSampl
             yield BadSample(None, None, Fault("shard_empty"))
             return
         try:
-            parquet = pq.ParquetFile(
-                file, pre_buffer=False, buffer_size=_COLUMN_BUFFER, page_checksum_verification=True
-            )
-            columns = set(parquet.schema_arrow.names)
+            parquet = WatchedParquet(file, _COLUMN_BUFFER)
+            columns = set(parquet.schema.names)
         except UNREADABLE as error:
             file.raise_own(error)
             yield BadSample(None, None, Fault("parquet_unreadable"))
@@ -112,7 +108,7 @@ def _in_order(rows: Iterator[_Row]) -> Iterator[Sample | BadSample]:
 
 
 def _rows(
-    parquet: pq.ParquetFile,
+    parquet: WatchedParquet,
     group: int,
     first: int,
     roles: dict[Role, list[str]],
@@ -124,7 +120,7 @@ def _rows(
     metadata = parquet.metadata.row_group(group)
     index, end = first, first + metadata.num_rows
     try:
-        for batch in parquet.iter_batches(_batch_rows(metadata), row_groups=[group], columns=wanted, use_threads=False):
+        for batch in parquet.batches(group, _batch_rows(metadata), wanted):
             cells = {role: [(name, _column(batch, name, role)) for name in names] for role, names in roles.items()}
             keys = KeyColumn(batch, key) if key else None
             for row in range(min(batch.num_rows, end - index)):
