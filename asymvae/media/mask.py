@@ -30,9 +30,11 @@ def decode_mask(data: bytes, *, max_pixels: int, polarity: Polarity) -> NDArray[
     if isinstance(raster, Fault):
         return Fault(raster.code.replace("image_", "mask_", 1), raster.values)
     grey = raster.channels[..., 0] if raster.space == "L" else _grey(to_srgb(raster.channels, raster.space, None))
-    mask = _LEVELS[orient(grey, raster.orientation)]
-    if raster.alpha is not None:
-        mask *= _LEVELS[orient(raster.alpha, raster.orientation)]
+    if raster.alpha is None:
+        # By levels, not as 1 - value: a mask and its negative under the other polarity are equal, bit by bit.
+        levels = _LEVELS if polarity == "white_is_hole" else _LEVELS[::-1]
+        return levels[orient(grey, raster.orientation)]
+    mask = _LEVELS[orient(grey, raster.orientation)] * _LEVELS[orient(raster.alpha, raster.orientation)]
     return mask if polarity == "white_is_hole" else np.float32(1) - mask
 
 
