@@ -13,6 +13,7 @@ from typing import Any
 
 from asymvae.config import ShardJob
 from asymvae.pipeline.executor import Executor, WorkersFailedError
+from asymvae.pipeline.interruption import Interruption
 from asymvae.pipeline.kinds.base import Kind
 from asymvae.pipeline.kinds.choice import kind_of
 from asymvae.pipeline.plan import Plan, make_plan, open_output
@@ -53,30 +54,43 @@ class JobResult:
         return 0 if self.audit is not None and self.audit.ok and not self.failed and not self.stopped else 1
 
 
-def run_job(job: ShardJob, executor: Executor, *, retry_errors: frozenset[str] | None = None) -> JobResult:
+def run_job(
+    job: ShardJob,
+    executor: Executor,
+    *,
+    retry_errors: frozenset[str] | None = None,
+    interruption: Interruption | None = None,
+) -> JobResult:
     """Do what is left of the job's shards.
 
     Raises:
         ConfigurationError: the job can't be what was meant; nothing was started.
+        Interrupted: by a signal, where ``interruption`` hears them; nothing is left half done.
         JobStoppedError: the output can't be reached any more.
     """
+    interruption = interruption or Interruption()
     plan = make_plan(job, retry_errors)
     executor.start(plan.recipe.job)
     if plan.left and plan.recipe.batch_budget is None:
         plan = plan.for_memory(executor.device_memory(plan.recipe.job))
-    plan = open_output(plan)
+    with interruption.held():
+        plan = open_output(plan)
     ledger = Ledger(job.output.url)
-    by_name = {shard.name: shard for shard in plan.shards}
     result = JobResult(plan)
     tally = Tally()
     done = len(plan.shards) - len(plan.left)
     kind = kind_of(plan.recipe.job, plan.recipe.model_name)
     doubted = False
     display = Display(len(plan.shards), done, tally)
-    tally.listener = lambda: display.refresh(done)
+
+    def news() -> None:
+        display.refresh(done)
+        interruption.look()
+
+    tally.listener = news
     started = time.monotonic()
     try:
-        with contextlib.closing(executor.run(plan.recipe, plan.left, tally)) as reports:
+        with interruption.held(), contextlib.closing(executor.run(plan.recipe, plan.left, tally)) as reports:
             for report in reports if plan.left else ():
                 if report is not None:
                     done += report.committed
@@ -85,12 +99,12 @@ def run_job(job: ShardJob, executor: Executor, *, retry_errors: frozenset[str] |
                         result.tail.add(report.worker, report.seconds, time.monotonic())
                     if not report.committed:
                         result.failed[report.shard] = report.reason
-                        _record_failure(ledger, by_name[report.shard], result)
+                        _record_failure(ledger, plan.shards.find(report.shard), result)
                     elif not doubted:
                         doubted = True
                         if doubt := kind.doubt(report.mean_hole_fraction):
                             print(f"warning: shard {report.shard}: {doubt}", file=sys.stderr)
-                display.refresh(done)
+                news()
                 if tally.samples >= _JUDGED_AFTER and (wrong := _too_many_errors(tally.samples, tally.errors, kind)):
                     result.stopped = wrong
                     break

@@ -26,7 +26,7 @@ from asymvae.storage.filesystem import is_local, redact, redact_text
 from asymvae.storage.filesystem import resolve as resolve_url
 from asymvae.storage.ledger import Ledger, commit_name, compare_jobs
 from asymvae.storage.schemas import FORMAT_VERSION
-from asymvae.storage.shards import Shard
+from asymvae.storage.shard_table import ShardTable
 
 J = TypeVar("J", bound=ShardJob)
 
@@ -44,8 +44,8 @@ class Plan:
     what the model's weights take."""
 
     recipe: Recipe
-    shards: tuple[Shard, ...]
-    left: tuple[Shard, ...]
+    shards: ShardTable
+    left: ShardTable
     redo: tuple[str, ...]
     record: dict[str, Any]
     model_bytes: int
@@ -131,7 +131,7 @@ def make_plan(job: ShardJob, retry_errors: frozenset[str] | None = None) -> Plan
     kind = kind_of(job, name)
     with _about("input.urls"):
         root, listed = kind.shards(earlier["input"]["root"] if earlier else None)
-        shards = tuple(listed)
+        shards = ShardTable.of(listed)
     with _about("model.path", job.model.path):
         model = load_model(job)
     weights = model.weights_sha256
@@ -150,15 +150,15 @@ def make_plan(job: ShardJob, retry_errors: frozenset[str] | None = None) -> Plan
 
     left, redo = [], []
     with _about("output.url", out):
-        committed = ledger.committed()
-        for shard in shards:
+        committed = set(ledger.committed_names())
+        for place, shard in enumerate(shards):
             name = commit_name(recipe.fingerprint, shard)
             if name not in committed:
-                left.append(shard)
+                left.append(place)
             elif retry_errors is not None and _has_errors(ledger.read_commit(name), retry_errors):
-                left.append(shard)
+                left.append(place)
                 redo.append(name)
-    return Plan(recipe, shards, tuple(left), tuple(redo), record, model_bytes(model, job))
+    return Plan(recipe, shards, shards.take(left), tuple(redo), record, model_bytes(model, job))
 
 
 def model_bytes(model: AsymmetricAutoencoderKL, job: ShardJob) -> int:

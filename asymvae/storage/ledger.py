@@ -20,7 +20,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from asymvae.storage import filesystem
@@ -40,7 +40,11 @@ _COMMIT_KEYS: Final = frozenset(
     ["shard", "id", "fingerprint", "input", "counts", "errors_by_code", "degraded", "complete", "parts", "run"]
 )
 _PART_KEYS: Final = frozenset(["kind", "object", "rows", "size", "sha256"])
-_PART = re.compile(r"(?P<kind>.+)/(?P<shard>[^/]+?)(~r[0-9a-f]{8})?\.parquet")
+# Other people's files may lie below OUT, too: only what we could have named is ours.
+_PART: Final = re.compile(
+    r"(results|metrics|errors|latents/bucket=\d+x\d+)"
+    r"/(?P<shard>(?![._])([A-Za-z0-9._-]|~[0-9A-F]{2})+?(~h[0-9a-f]{32})?)(~r[0-9a-f]{8})?\.parquet"
+)
 _RECORD = re.compile(rf"{COMMITS}/(?P<shard>[^/]+)\.[0-9a-f]{{16}}\.json|{FAILED}/(?P<failed>[^/]+)\.json")
 
 
@@ -52,6 +56,11 @@ def commit_id(fingerprint: str, shard: Shard) -> str:
 def commit_name(fingerprint: str, shard: Shard) -> str:
     """``<shard>.<id>``, as :meth:`Ledger.committed` lists it."""
     return f"{shard.name}.{commit_id(fingerprint, shard)}"
+
+
+def is_part(object_name: str) -> bool:
+    """Whether a path below OUT is one that a part may have."""
+    return _PART.fullmatch(object_name) is not None
 
 
 def shard_of(object_name: str) -> str | None:
@@ -137,6 +146,12 @@ class Ledger:
     def committed(self) -> dict[str, str]:
         """``"<shard>.<id>"`` -> URL of its record, by one listing."""
         return {name: self._at(COMMITS, f"{name}.json") for name in self._names(COMMITS)}
+
+    def committed_names(self) -> Iterator[str]:
+        """The keys of :meth:`committed`, one by one and in no order, by one listing."""
+        for name, _ in filesystem.iter_files(self._at(COMMITS)):
+            if name.endswith(".json"):
+                yield name.removesuffix(".json")
 
     def read_commit(self, name: str) -> dict[str, Any]:
         """The record of ``"<shard>.<id>"``; FileNotFoundError, or ValueError if it is no such record."""
