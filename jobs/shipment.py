@@ -26,6 +26,9 @@ from jobs.arguments import NO_SETTINGS, fail, nearest
 
 JOBS = ("inpaint", "precompute_latents", "decode_latents", "train", "evaluate", "audit", "report", "benchmark")
 MAX_BYTES = 32 * 2**20  # of code and configuration; Ray takes 512 MiB, and then keeps that in the head's memory
+_MAX_NOTE = 64 * 2**10
+# Of a job that is stopped; Ray's own 3 s are short for actors that put away what they have spooled.
+_STOP_WITHIN_S = 30
 _PACKAGES = ("asymvae", "jobs")
 _CODE = Path(asymvae.__file__).parents[1]
 _ENVIRONMENT = {
@@ -70,11 +73,14 @@ class Shipment:
         return shlex.join(["python", "-m", f"jobs.{self.job}", *front, *config, *self.arguments[len(front) :]])
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        """For the job's metadata, which Ray hands to the job in an environment variable, of 128 KiB at the most; ""
+        where it is too long for that (a list of all shards, say), and can't be sent again from there."""
+        text = json.dumps(asdict(self))
+        return text if len(text) <= _MAX_NOTE else ""
 
     @classmethod
     def from_json(cls, text: str) -> Shipment:
-        """Raises ValueError, KeyError or TypeError where ``text`` isn't one of :meth:`to_json`."""
+        """Raises ValueError or TypeError where ``text`` isn't one of :meth:`to_json`."""
         made = cls(**json.loads(text))
         return replace(made, arguments=tuple(made.arguments), config=tuple(made.config) if made.config else None)  # type: ignore[arg-type]
 
@@ -98,9 +104,10 @@ def make_shipment(
     settings, flags = importlib.import_module(f"jobs.{job}").read(arguments)
     file = getattr(flags, "config", None)
     config = (Path(file).name, Path(file).read_text(encoding="utf-8")) if file else None
+    runtime_env = _with_variable(runtime_env, "RAY_JOB_STOP_WAIT_TIME_S", str(_STOP_WITHIN_S))
     for name, value in os.environ.items():  # they have been read as settings here, so they must be so there
         if name.upper().startswith("ASYMVAE_") and name.upper() not in NO_SETTINGS:
-            runtime_env = runtime_env | {"env_vars": {name: value} | runtime_env.get("env_vars", {})}
+            runtime_env = _with_variable(runtime_env, name, value)
     named = {label: getattr(flags, attribute) for attribute, label in _FILES.get(job, {}).items()}
     values = [*named.items(), *(_leaves(settings) if settings is not None else ())]
     _refuse_secrets([*values, *[("the arguments", word) for word in arguments]], config, runtime_env)
@@ -116,6 +123,11 @@ def make_shipment(
     output = str(dict(values).get("output.url") or named.get("OUT") or "")
     shipment = Shipment(job, tuple(_without_config(arguments)), config, runtime_env, resources, code_digest())
     return Checked(shipment, output, warnings)
+
+
+def _with_variable(runtime_env: dict[str, Any], name: str, value: str) -> dict[str, Any]:
+    """The environment with a variable, unless it has it."""
+    return runtime_env | {"env_vars": {name: value} | (runtime_env.get("env_vars") or {})}
 
 
 def read_runtime_env(path: str) -> dict[str, Any]:

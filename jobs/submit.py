@@ -216,9 +216,12 @@ def _resubmit(server: JobServer, flags: argparse.Namespace) -> int:
     details = server.get_job_info(flags.id)
     if not details.status.is_terminal():
         fail(f"{flags.id} is {_said(details)}: two at once would do the same shards; stop it first")
+    note = (details.metadata or {}).get(_NOTE)
+    if note == "":
+        fail(f"{flags.id} had a configuration too long to be kept with it: send {details.entrypoint} anew")
     try:
-        shipment = Shipment.from_json((details.metadata or {})[_NOTE])
-    except (KeyError, TypeError, ValueError):
+        shipment = Shipment.from_json(note or "")
+    except (TypeError, ValueError):
         fail(f"{flags.id} was not sent by this command: send {details.entrypoint} as it was")
     if code_digest() != shipment.code:
         fail(

@@ -141,7 +141,9 @@ def test_what_is_sent_is_the_code_and_the_configuration(tmp_path: Path, monkeypa
     checked = make_shipment("inpaint", ["--seed=1", f"--config={file}", "--retry-errors"], {}, {})
     made = checked.shipment
     assert made.entrypoint == "python -m jobs.inpaint --config 'configs/my job.yaml' --seed=1 --retry-errors"
-    assert made.runtime_env == {"env_vars": {"ASYMVAE_SEED": "7"}}  # it was read as a setting here
+    variables = made.runtime_env["env_vars"]
+    assert variables["ASYMVAE_SEED"] == "7"  # it was read as a setting here
+    assert "ASYMVAE_CACHE" not in variables  # of this machine
     assert checked.output == "/shared/out"
     assert "output.url /shared/out: on the cluster's disks" in checked.warnings[0]
     assert Shipment.from_json(made.to_json()) == made
@@ -156,6 +158,14 @@ def test_what_is_sent_is_the_code_and_the_configuration(tmp_path: Path, monkeypa
         [sys.executable, "-c", code], cwd=tmp_path / "sent", capture_output=True, text=True, check=True
     )
     assert ran.stdout.startswith(str(tmp_path / "sent"))
+
+
+def test_a_configuration_too_long_for_an_environment_variable_is_sent_but_not_kept(tmp_path: Path) -> None:
+    urls = [f"s3://bucket/set/{number:06d}.tar" for number in range(5000)]
+    (tmp_path / "job.yaml").write_text(json.dumps({"input": {"urls": urls}, "output": {"url": "s3://out/run"}}))
+    made = make_shipment("inpaint", [f"--config={tmp_path}/job.yaml"], {}, {}).shipment
+    assert made.to_json() == ""
+    assert made.config is not None
 
 
 def test_a_sub_command_stays_in_front_of_the_configuration(tmp_path: Path) -> None:
@@ -294,11 +304,14 @@ class Work:
     def at_work(self) -> set[str]:
         return {path.name.split(".")[1] for path in self.folder.glob("at-work.*")}
 
-    def wait_for(self, nodes: int) -> None:
-        until = time.monotonic() + 90
+    def wait_for(self, nodes: int, submit: Submit, sent: str) -> None:
+        """Until workers of so many nodes have begun, those that are gone counted, or the job has ended."""
+        until = time.monotonic() + 240
         while len(self.at_work()) < nodes:
-            assert time.monotonic() < until, self.at_work()
-            time.sleep(0.1)
+            running = submit("status", sent).out.split("\n")[0].split()[-1] in ("pending", "running")
+            if not running or time.monotonic() > until:
+                pytest.fail(f"at work: {self.at_work()}\n{submit('logs', sent).out}")
+            time.sleep(0.5)
 
     def let_go(self) -> None:
         (self.folder / "go").touch()
@@ -310,7 +323,9 @@ def work(tmp_path: Path, checkpoint: Path) -> Work:
     assert run_job(job(urls, tmp_path / "alone", checkpoint), LocalExecutor()).exit_code == 0
     (tmp_path / "held").mkdir()
     (tmp_path / "held" / "__init__.py").write_text(HELD)
-    (tmp_path / "env.yaml").write_text(f"py_modules: [{tmp_path / 'held'}]")
+    (tmp_path / "env.yaml").write_text(
+        f"py_modules: [{tmp_path / 'held'}]\nenv_vars: {{RAY_JOB_STOP_WAIT_TIME_S: '3'}}"  # it hangs, as it is held
+    )
     config = {
         "input": {"urls": urls},
         "output": {"url": str(tmp_path / "out")},
@@ -345,15 +360,16 @@ def test_a_token_that_is_missing_or_wrong_is_one_line(
     assert submit("list").code == 0
 
 
+@pytest.mark.timeout(600)
 def test_a_node_killed_at_work_and_another_one_change_no_byte(cluster: TwoNodes, work: Work, submit: Submit) -> None:
     sent = submit(*work.flags, "--no-wait")
     assert sent.code == 0, sent.err
-    work.wait_for(nodes=2)
+    work.wait_for(2, submit, id_in(sent.err))
     assert cluster.second in work.at_work()
     assert parts_of(work.out) == {}  # both hold their first shard
     cluster.tell("kill")
     cluster.second = cluster.tell("add")["second"]
-    work.wait_for(nodes=3)  # the new one has begun the lost shard
+    work.wait_for(3, submit, id_in(sent.err))  # the new one has begun the lost shard
     work.let_go()
     ran = submit("logs", id_in(sent.err), "--follow")
     assert ran.code == 0, ran.out + ran.err
@@ -361,10 +377,11 @@ def test_a_node_killed_at_work_and_another_one_change_no_byte(cluster: TwoNodes,
     assert parts_of(work.out) == work.expected
 
 
+@pytest.mark.timeout(600)
 def test_a_job_that_was_stopped_is_sent_again_and_goes_on(cluster: TwoNodes, work: Work, submit: Submit) -> None:
     sent = submit(*work.flags, "--executor=local", "--no-wait")  # one process, on the head: it starts sooner
     stopped = id_in(sent.err)
-    work.wait_for(nodes=1)
+    work.wait_for(1, submit, stopped)
     assert "stop it first" in submit("resubmit", stopped).err
     ran = submit("stop", stopped)
     assert (ran.code, "stopped; what is committed stays" in ran.out) == (0, True)
