@@ -20,12 +20,8 @@ from typing import Final
 from asymvae.storage import filesystem, uploads
 from asymvae.storage.audit import Survey
 from asymvae.storage.clock import PROBE, store_time
-from asymvae.storage.ledger import COMMITS, FAILED, JOB, Ledger, shard_of
+from asymvae.storage.ledger import COMMITS, FAILED, JOB, Ledger, is_part, shard_of
 
-_PART: Final = re.compile(
-    r"(results|metrics|errors|latents/bucket=\d+x\d+)"
-    r"/(?![._])([A-Za-z0-9._-]|~[0-9A-F]{2})+(~h[0-9a-f]{32})?(~r[0-9a-f]{8})?\.parquet"
-)
 _RECORD: Final = re.compile(rf"({COMMITS}|{FAILED})/[^/]+\.json")
 _OF_OUT: Final = frozenset([JOB, "seen-by-all", PROBE])  # temporary files that are of no shard
 _REPORT: Final = frozenset(["report/index.html", "report/contact_sheet.png"])
@@ -95,7 +91,7 @@ def _leftovers(out_url: str, survey: Survey, now: float, cleaned: Cleaned) -> It
         yield Leftover(where, kind, file.size, None if file.changed is None else max(0.0, now - file.changed))
     for upload in uploads.list_uploads(out_url):
         age = max(0.0, now - upload.started)
-        if _PART.fullmatch(upload.where):
+        if is_part(upload.where):
             yield Leftover(upload.where, "upload", uploads.uploaded_bytes(out_url, upload), age, upload)
         else:
             cleaned.foreign.append(f"{upload.where} (an unfinished upload)")
@@ -107,10 +103,10 @@ def _kind(where: str) -> str | None:
     temporary = filesystem.TEMPORARY.fullmatch(name)
     if temporary:
         whole = f"{folder}/{temporary['name']}" if folder else temporary["name"]
-        return "temporary" if whole in _OF_OUT or _PART.fullmatch(whole) or _RECORD.fullmatch(whole) else None
+        return "temporary" if whole in _OF_OUT or is_part(whole) or _RECORD.fullmatch(whole) else None
     if _RECORD.fullmatch(where):
         return "failure" if folder == FAILED else "record"
-    return "part" if _PART.fullmatch(where) else None
+    return "part" if is_part(where) else None
 
 
 def _clean_shard(ledger: Ledger, shard: str | None, found: list[Leftover], dry_run: bool) -> Cleaned:

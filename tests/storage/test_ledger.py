@@ -357,6 +357,14 @@ def test_the_id_changes_with_the_settings_and_with_the_input() -> None:
         ("_failed/a.json", "a"),
         ("_job.json", None),
         ("report.html", None),
+        (
+            "results/a~2Fb~h0123456789abcdef0123456789abcdef~r01234567.parquet",
+            "a~2Fb~h0123456789abcdef0123456789abcdef",
+        ),
+        ("backup/results/a.parquet", None),
+        ("results/my copy.parquet", None),
+        ("results/.hidden.parquet", None),
+        ("latents/a.parquet", None),
     ],
 )
 def test_every_object_belongs_to_one_shard(name: str, shard: str | None) -> None:
