@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from asymvae.config import ShardJob
 from asymvae.faults import FAULTS
 from asymvae.pipeline.executor import Executor, LocalExecutor, RayExecutor
+from asymvae.pipeline.interruption import Interrupted, Interruption
 from asymvae.pipeline.job import JobResult, JobStoppedError, run_job
 from asymvae.pipeline.plan import ConfigurationError, Plan, make_plan
 from asymvae.pipeline.tail import oversized
 from asymvae.storage.filesystem import redact
 from jobs.arguments import fail, nearest, parse
-from jobs.interruption import Interrupted, interruptible
 
 _EPILOG = """\
 examples:
@@ -70,11 +70,11 @@ class ShardCommand:
         job, flag = self.read(arguments)
         executor: Executor = RayExecutor() if job.executor == "ray" else LocalExecutor()
         try:
-            with interruptible():
+            with Interruption().heard() as interruption:
                 if flag.dry_run:
                     _print_plan(make_plan(job, flag.retry_errors))
                     return 0
-                result = run_job(job, executor, retry_errors=flag.retry_errors)
+                result = run_job(job, executor, retry_errors=flag.retry_errors, interruption=interruption)
         except ConfigurationError as error:
             fail(str(error))
         except JobStoppedError as error:
