@@ -26,6 +26,7 @@ from asymvae.pipeline.tail import largest_first
 from asymvae.pipeline.worker import RayShardWorker, ShardWorker
 from asymvae.storage.shards import Shard
 
+_LISTEN_EVERY_S = 0.5
 _TELL_OF_WAITING_EVERY_S = 60.0
 
 
@@ -105,18 +106,23 @@ class RayExecutor:
 
     def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Generator[Report | None, None, None]:
         board = Board.remote()  # type: ignore[attr-defined]
-        left, reasons = largest_first(shards), dict[str, str]()
+        left: Sequence[Shard] = largest_first(shards)
+        reasons: dict[str, str] = {}
+        listened = 0.0
         for round_ in range(1 + recipe.job.ray.attempts):
             run = self._alone(recipe, left, board) if round_ else self._pool(recipe, left, board)
-            left = []
+            again: list[Shard] = []
             with contextlib.closing(run) as news:
                 for of_a_shard in news:
-                    _listen(board, tally)
+                    if time.monotonic() - listened >= _LISTEN_EVERY_S:  # the answer takes as long as a report
+                        _listen(board, tally)
+                        listened = time.monotonic()
                     if of_a_shard is None or of_a_shard[1].committed:
                         yield of_a_shard and of_a_shard[1]
                     else:
-                        left.append(of_a_shard[0])
+                        again.append(of_a_shard[0])
                         reasons[of_a_shard[0].name] = of_a_shard[1].reason
+            left = again
         for shard in left:
             yield Report(shard.name, False, reasons[shard.name])
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from asymvae.storage.shard_table import ShardTable
 from asymvae.storage.shards import Shard
 
 WORTH_SPLITTING: Final = 1.25  # the run is then a quarter longer than its work asks for
@@ -54,13 +55,13 @@ class Tail:
         return max((worker.last for worker in self._workers.values()), default=0.0)
 
 
-def largest_first(shards: Sequence[Shard]) -> list[Shard]:
+def largest_first(shards: Sequence[Shard]) -> ShardTable:
     """In the order in which they leave the fewest workers idle at the end (Graham's rule: the longest first).
 
     The run then takes at most a share of 1/3 longer than the best order would, and, more to the point here, at most
     one shard's time longer than all work divided by the workers.
     """
-    return sorted(shards, key=lambda shard: (-shard.size, shard.name))
+    return ShardTable.of(shards).by_size()
 
 
 def oversized(shards: Sequence[Shard], workers: int) -> list[Shard]:

@@ -60,6 +60,11 @@ class ShardTable(Sequence[Shard]):
         order = pc.sort_indices(self._table, sort_keys=[("name", "ascending"), ("url", "ascending")])
         return self.take(order.to_numpy())
 
+    def by_size(self) -> ShardTable:
+        """The largest first; those of one size in the order of their names."""
+        order = pc.sort_indices(self._table, sort_keys=[("size", "descending"), ("name", "ascending")])
+        return self.take(order.to_numpy())
+
     def without_repeats(self) -> tuple[ShardTable, tuple[Shard, Shard] | None]:
         """(itself, less what names a URL again; two URLs of one name, if there are any). In the order of names."""
         names, urls = self._table["name"].combine_chunks(), self._table["url"].combine_chunks()
