@@ -60,6 +60,7 @@ class FaultProxy:
         self._upstream = (parts.hostname, parts.port)
         self._random = random.Random(seed)
         self._away: Away | None = None
+        self._trigger: tuple[Callable[[str, str], bool], Away] | None = None
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self._listener: socket.socket | None = None
@@ -73,6 +74,11 @@ class FaultProxy:
     def __exit__(self, *_: object) -> None:
         self._hang_up()
 
+    @property
+    def up(self) -> bool:
+        """False while the store is away."""
+        return self._away is None
+
     @contextlib.contextmanager
     def away(self, how: Away) -> Iterator[None]:
         """The store is away, and back at the end; connections of before and of meanwhile are reset."""
@@ -82,14 +88,18 @@ class FaultProxy:
         finally:
             self.back()
 
+    def go_at(self, request: Callable[[str, str], bool], how: Away) -> None:
+        """The store goes away with the first request for which ``request(method, target)`` holds."""
+        self._trigger = (request, how)
+
     def go(self, how: Away) -> None:
-        self._away = how
+        self._away, self._trigger = how, None
         if how == "refused":
             self._hang_up()
 
     def back(self) -> None:
         self._hang_up()
-        self._away = None
+        self._away = self._trigger = None
         self._listen()
 
     # --- connections --------------------------------------------------------------------------------------------
@@ -176,6 +186,8 @@ class FaultProxy:
         self._count("requests")
         faults = self.faults
         concerned = faults.only(method.decode(), target.decode())
+        if self._trigger and self._trigger[0](method.decode(), target.decode()):
+            self.go(self._trigger[1])
         if self._away == "head" and concerned:
             self._hold("head", client.socket)
         body = _body_of(head, request=True)
