@@ -11,7 +11,9 @@ than 5 s of CPU or more than 1 GiB of memory a case. Exit code 1 if there was an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -114,14 +116,16 @@ def _loop(flags: argparse.Namespace, scratch: Path) -> int:
         return outcome(make_case(flags.door, flags.seed, number), scratch)
 
     said = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended early, it says what it has seen
     numbers = range(flags.first, flags.first + flags.cases)
-    for result in watched(run, numbers, limit_s=5, log=scratch / "crash.log"):
-        tally.add(result)
-        if time.monotonic() - said > _EVERY_S:
-            said = time.monotonic()
-            print(tally.line(), flush=True)
-        if time.monotonic() - tally.started > flags.minutes * 60:
-            break
+    with contextlib.suppress(KeyboardInterrupt):
+        for result in watched(run, numbers, limit_s=5, log=scratch / "crash.log"):
+            tally.add(result)
+            if time.monotonic() - said > _EVERY_S:
+                said = time.monotonic()
+                print(tally.line(), flush=True)
+            if time.monotonic() - tally.started > flags.minutes * 60:
+                break
     print(tally.line())
     print()
     print(tally.table())

@@ -18,5 +18,5 @@ def examples(few: int) -> settings:
         derandomize=not _IS_LONG,
         deadline=None,  # the machine's, not the code's
         database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
     )

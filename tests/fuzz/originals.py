@@ -25,11 +25,12 @@ class Setting(NamedTuple):
     grid: int
 
 
-def sizes(most: int = 700) -> st.SearchStrategy[Size]:
-    """From 1x1; long and thin ones up to 5000x7; others up to ``most`` a side."""
+def sizes(most: int = 700, *, thin: int = 5000) -> st.SearchStrategy[Size]:
+    """From 1x1; up to ``most`` a side; and long ones, up to ``thin`` by 7."""
     side = st.one_of(st.integers(1, 20), st.integers(1, most), st.sampled_from([63, 64, 65, 127, 128, 256, 512]))
-    thin = st.tuples(st.integers(1, 5000), st.integers(1, 7))
-    return st.one_of(st.tuples(side, side), thin, thin.map(lambda size: size[::-1]), st.just((5000, 7)))
+    side = side.filter(lambda length: length <= most)
+    long = st.tuples(st.integers(1, thin), st.integers(1, 7))
+    return st.one_of(st.tuples(side, side), long, long.map(lambda size: size[::-1]), st.just((thin, 7)))
 
 
 settings_of_a_job = st.builds(

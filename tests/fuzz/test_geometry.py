@@ -19,7 +19,7 @@ def placed(size: Size, box: tuple[int, int, int, int] | None, setting: Setting) 
     return place(*size, box, **names)
 
 
-@examples(150)
+@examples(80)
 @given(st.data(), sizes(5000), settings_of_a_job)
 def test_a_placement_lies_in_the_original_and_holds_the_hole(data: st.DataObject, size: Size, setting: Setting) -> None:
     hole = data.draw(st.one_of(st.none(), boxes(size)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,8 +75,9 @@ def test_known_pixels_are_the_originals_in_the_result_and_in_a_lossless_file(
         np.testing.assert_array_equal(back.pixels, out)
 
 
-@examples(40)
-@given(st.data(), sizes(160), settings_of_a_job, st.sampled_from(["none", "harmonic"]))
+@pytest.mark.usefixtures("one_thread")
+@examples(30)
+@given(st.data(), sizes(120, thin=400), settings_of_a_job, st.sampled_from(["none", "harmonic"]))
 def test_the_holes_pixels_change_no_known_pixel_and_nothing_that_the_network_is_given(
     data: st.DataObject, size: Size, setting: Setting, method: str
 ) -> None:

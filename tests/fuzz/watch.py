@@ -34,26 +34,26 @@ class Result:
     seconds: float
 
 
-def watched(run: Run, numbers: range, *, limit_s: float, log: Path) -> Iterator[Result]:
+def watched(run: Run, numbers: range, *, limit_s: float, log: Path, limit_bytes: int = CASE_BYTES) -> Iterator[Result]:
     """``run`` of every number, in order, in a child that is forked again when it ends.
 
     Broken as ``!...``: what ``run`` says is; a process that ends by a signal; more than ``limit_s`` of CPU, or twelve
-    times as long by the clock; more than CASE_BYTES of memory. ``log``: where a crash leaves its trace.
+    times as long by the clock; more than ``limit_bytes`` of memory. ``log``: where a crash leaves its trace.
     """
     start = numbers.start
     while start < numbers.stop:
         log.write_bytes(b"")
-        for result in _one_child(run, range(start, numbers.stop), limit_s, log):
+        for result in _one_child(run, range(start, numbers.stop), limit_s, limit_bytes, log):
             start = result.number + 1
             yield result
 
 
-def _one_child(run: Run, numbers: range, limit_s: float, log: Path) -> Iterator[Result]:
+def _one_child(run: Run, numbers: range, limit_s: float, limit_bytes: int, log: Path) -> Iterator[Result]:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _be_child(run, numbers, writer, log)
+        _be_child(run, numbers, writer, limit_bytes, log)
     os.close(writer)
     number, ended = numbers.start, False
     try:
@@ -109,10 +109,12 @@ class _Watch:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _be_child(run: Run, numbers: range, writer: int, log: Path) -> NoReturn:
+def _be_child(run: Run, numbers: range, writer: int, limit_bytes: int, log: Path) -> NoReturn:
     status = 1
     try:
         with log.open("wb") as trace:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to heed
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             faulthandler.enable(trace)
             warnings.simplefilter("ignore")
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libtiff has to say
@@ -122,7 +124,7 @@ def _be_child(run: Run, numbers: range, writer: int, log: Path) -> NoReturn:
                 begun = time.process_time()
                 outcome, details = run(number)
                 peak = _peak() - own
-                if peak > CASE_BYTES and not outcome.startswith("!"):
+                if peak > limit_bytes and not outcome.startswith("!"):
                     outcome, details = "!memory", f"{outcome}; {peak / MIB:.0f} MiB"
                 line = json.dumps([number, outcome, details, peak, time.process_time() - begun])
                 _write(writer, line.encode() + b"\n")
