@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from pathlib import Path
 from asymvae.pipeline.kinds.inpaint import InpaintKind
 from asymvae.stages.prepare import Prepare
 from asymvae.storage.samples import FieldNames, read_shard
-from asymvae.storage.shards import Shard
-from tests.corpus.case import Case, SampleCase
+from asymvae.storage.shards import Format, Shard
+from tests.corpus.case import Case, Job, SampleCase
 from tests.corpus.run import Corpus, settings_of
 
 
@@ -27,7 +26,6 @@ class Cost:
 
 def peak_begins() -> int:
     """Bytes that the process holds; from here on its peak is counted anew (Linux)."""
-    gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
@@ -44,11 +42,13 @@ def _status(name: str) -> int:
 
 def costs(corpus: Corpus, cases: Iterable[Case]) -> Iterator[Cost]:
     """Of each case, one after the other, in this process."""
+    prepares: dict[Job, Prepare] = {}
     for case in cases:
-        settings = settings_of(case.job, corpus.urls(case.job), Path("/nowhere"), Path("/nowhere"), None)
-        kind = InpaintKind(settings)
-        prepare = Prepare(settings, kind.inpainter, factor=8)
-        names = settings.input
+        if case.job not in prepares:
+            settings = settings_of(case.job, corpus.urls(case.job), Path("/nowhere"), Path("/nowhere"), None)
+            prepares[case.job] = Prepare(settings, InpaintKind(settings).inpainter, factor=8)
+        prepare = prepares[case.job]
+        names = prepare.job.input
         fields = FieldNames(names.image, names.mask, names.prompt, names.given, names.overrides, names.key)
         before, started = peak_begins(), time.process_time()
         if isinstance(case, SampleCase):
@@ -58,7 +58,7 @@ def costs(corpus: Corpus, cases: Iterable[Case]) -> Iterator[Cost]:
             prepare(0, "key", {role: data for role, data in given.items() if data is not None})
         else:
             (path,) = corpus.folder.glob(f"{case.job}/{corpus.file_of[case]}")
-            file_format = "parquet" if case.ending in ("parquet", "pq") else "webdataset"
+            file_format: Format = "parquet" if case.ending in ("parquet", "pq") else "webdataset"
             for row in read_shard(Shard(str(path), "x", file_format, 0, ""), fields):
                 del row
         seconds = time.process_time() - started

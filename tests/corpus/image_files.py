@@ -88,7 +88,7 @@ def cases() -> Iterator[Case]:
 def _refused() -> Iterator[Case]:
     """Formats that aren't read are told by their first bytes, and nothing of theirs is started."""
     for image_format in (
-        "JPEG2000", "ICO", "PPM", "TGA", "PCX", "SGI", "DDS", "EPS", "PDF", "ICNS", "QOI", "BLP", "IM", "DIB", "SPIDER",
+        "JPEG2000", "ICO", "PPM", "TGA", "PCX", "SGI", "DDS", "EPS", "PDF", "ICNS", "QOI", "BLP", "DIB", "SPIDER",
     ):  # fmt: skip
         picture: PIL.Image.Image = _picture()
         if image_format == "ICNS":

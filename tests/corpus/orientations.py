@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -31,24 +32,23 @@ def stored(shown: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 def cases() -> Iterator[Case]:
     mask = hole(_BOX)
-    jpeg = {"quality": 98, "subsampling": 0}
-    size = {"height": 32, "width": 48}
+    jpeg: dict[str, Any] = {"quality": 98, "subsampling": 0}
     for turn in range(1, 9):
         image = save(stored(photo(), turn), "JPEG", exif=exif(turn), **jpeg)
         turned = save(stored(mask, turn), "PNG", exif=exif(turn))
         group = "orientations"
-        shown = result(photo(), box=_BOX, within=8, **size)
+        shown = result(photo(), box=_BOX, within=8, height=32, width=48)
         yield SampleCase(group, f"{turn} of the image", {"jpg": image, "mask.png": png(mask)}, shown)
-        exact = result(photo(), box=_BOX, **size)
+        exact = result(photo(), box=_BOX, height=32, width=48)
         yield SampleCase(group, f"{turn} of the mask", {"png": png(photo()), "mask.png": turned}, exact)
         yield SampleCase(group, f"{turn} of both", {"jpg": image, "mask.png": turned}, shown)
         for image_format in ("PNG", "TIFF", "WEBP", "AVIF"):
-            options = {"lossless": True} if image_format == "WEBP" else {}
+            options: dict[str, Any] = {"lossless": True} if image_format == "WEBP" else {}
             within = 0
             if image_format == "AVIF":
                 options, within = {"quality": 98, "subsampling": "4:4:4"}, 10
             data = save(stored(photo(), turn), image_format, exif=exif(turn), **options)
-            upright = result(photo(), within=within, **size)
+            upright = result(photo(), within=within, height=32, width=48)
             yield SampleCase(group, f"{turn} in {image_format}", masked(data), upright)
     for name, block in {
         "0": exif(0),
@@ -59,7 +59,7 @@ def cases() -> Iterator[Case]:
         "empty": b"",
     }.items():
         data = save(photo(), "JPEG", exif=block, **jpeg)
-        upright = result(photo(), within=8, **size)
+        upright = result(photo(), within=8, height=32, width=48)
         yield SampleCase("orientations", f"EXIF that is {name}", masked(data, "jpg"), upright)
     text = PIL.Image.Exif()
     text[274] = 6
@@ -68,4 +68,6 @@ def cases() -> Iterator[Case]:
     start = exif_chunk.index(b"eXIf") - 4
     length = int.from_bytes(exif_chunk[start : start + 4], "big") + 12
     late = behind[:-12] + exif_chunk[start : start + length] + behind[-12:]
-    yield SampleCase("orientations", "6 in a PNG, behind its pixels", masked(late), result(photo(), **size))
+    yield SampleCase(
+        "orientations", "6 in a PNG, behind its pixels", masked(late), result(photo(), height=32, width=48)
+    )
