@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,13 @@ from asymvae.config import ShardJob
 from asymvae.pipeline.plan import ConfigurationError
 from asymvae.storage.filesystem import is_local, resolve
 
+_PROBE = ".seen-by-all."
 _ANSWERS_WITHIN_S = 10.0
+_HTTP2_SETTINGS = 4
+# The client's preface, and its empty frame of settings.
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _HTTP2_SETTINGS, 0, 0, 0, 0, 0])
+# A marker that a killed driver left in OUT; none takes so long to be looked at.
+_STALE_AFTER_S = 3600.0
 
 
 def placement(job: ShardJob) -> dict[str, Any]:
@@ -48,8 +55,7 @@ def connect(address: str | None) -> None:
         setting, wanted = "RAY_ADDRESS", os.environ.get("RAY_ADDRESS") or "local"
     if host := re.fullmatch(r"(?:ray://)?\[?(?P<name>[^/\[\]]+?)\]?:(?P<port>[0-9]{1,5})", wanted):
         try:
-            # Ray itself tries for more than three minutes, and doesn't say what the address was.
-            socket.create_connection((host["name"], int(host["port"])), timeout=_ANSWERS_WITHIN_S).close()
+            _greet(host["name"], int(host["port"]))
         except (OSError, OverflowError) as error:
             raise ConfigurationError(
                 f"{setting} {wanted}: no Ray answers there ({error}); start it, correct the address, or leave it out "
@@ -68,6 +74,23 @@ def connect(address: str | None) -> None:
             signal.signal(signal.SIGTERM, on_terminate)
     if terminated:
         signal.raise_signal(signal.SIGTERM)
+
+
+def _greet(host: str, port: int) -> None:
+    """Is there a gRPC server, as Ray's head is one? Ray itself tries for many minutes where nothing answers.
+
+    By HTTP/2 (RFC 9113, 3.4), each side begins with a frame of settings, without waiting for the other's.
+
+    Raises:
+        OSError: nothing answers there within a few seconds, or something else does.
+    """
+    with socket.create_connection((host, port), timeout=_ANSWERS_WITHIN_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return  # it would have to be greeted in TLS, with the cluster's own certificates
+        connection.sendall(_HTTP2_GREETING)
+        frame = connection.recv(9, socket.MSG_WAITALL)
+        if len(frame) < 9 or frame[3] != _HTTP2_SETTINGS:
+            raise ConnectionError("something else than a Ray head does")
 
 
 def nodes() -> list[str]:
@@ -102,7 +125,11 @@ def check_output_is_shared(out: str) -> None:
         return
     folder = Path(resolve(out)[1])
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".seen-by-all.{uuid.uuid4().hex}.tmp"
+    for left in folder.glob(f"{_PROBE}*"):
+        if time.time() - left.stat().st_mtime > _STALE_AFTER_S:
+            left.unlink(missing_ok=True)
+    # Not named as temporary files are: another driver's audit would take it for what a crash left, and remove it.
+    probe = folder / f"{_PROBE}{uuid.uuid4().hex}"
     probe.touch()
     try:
         look = ray.remote(num_cpus=0)(os.path.exists)
@@ -116,7 +143,7 @@ def check_output_is_shared(out: str) -> None:
                 "set it to an object store (s3://, gs://) or a shared file system"
             )
     finally:
-        probe.unlink()
+        probe.unlink(missing_ok=True)
 
 
 def check_placement(job: ShardJob) -> None:

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Or a quota that is used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextmanager
 def full_disk_named(where: str, remedy: str) -> Iterator[None]:
     """An OSError of a disk or quota that is full becomes one that names ``where`` and the ``remedy``."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full_disk(error):
             raise
         raise OSError(error.errno, f"no space is left in {where}: {remedy}; then the same command goes on") from error

@@ -24,7 +24,7 @@ from ray.exceptions import RayError
 from asymvae.config import ShardJob
 from asymvae.fingerprint import settings_that
 from asymvae.pipeline.device import Device
-from asymvae.pipeline.disk import full_disk_named
+from asymvae.pipeline.disk import full_disk_named, is_full_disk
 from asymvae.pipeline.kinds.choice import kind_of
 from asymvae.pipeline.metrics import Metrics
 from asymvae.pipeline.plan import ready_model
@@ -137,8 +137,8 @@ class ShardWorker:
             report = Report(shard.name, False, str(error))
         except Exception as error:  # noqa: BLE001  whatever it is, it is this shard's, and its report names it
             reason = reason_of(error)
-            # Of a store that is away the reason says all.
-            trace = reason if is_transient(error) else f"\n{redact_text(traceback.format_exc())}"
+            # Of a store that is away, or a full disk, the reason says all.
+            trace = reason if is_transient(error) or is_full_disk(error) else f"\n{redact_text(traceback.format_exc())}"
             print(f"shard {shard.name}: {trace}", file=sys.stderr)
             report = Report(shard.name, False, reason)
         # The error's frames hold samples and batches, on a GPU too, in cycles that must not wait for the next shard.

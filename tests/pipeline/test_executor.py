@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from asymvae.inpaint.harmonic import HarmonicFill
 from asymvae.pipeline import executor
-from asymvae.pipeline.cluster import check_resources
+from asymvae.pipeline.cluster import check_resources, connect
 from asymvae.pipeline.executor import RayExecutor
 from asymvae.pipeline.job import run_job
 from asymvae.pipeline.plan import ConfigurationError
@@ -73,3 +74,15 @@ def test_an_address_that_is_none_is_a_wrong_setting(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ConfigurationError, match=r"ray\.address nonsense"):
         RayExecutor().start(job("unused", "unused", "unused", ray={"address": "nonsense"}))
+
+
+def test_a_cluster_that_does_not_answer_is_said_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ray would try for many minutes, and not say which setting led there.
+    monkeypatch.setattr("asymvae.pipeline.cluster._ANSWERS_WITHIN_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ConfigurationError, match=rf"ray\.address {address}: no Ray answers there \(timed out\)"):
+            connect(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigurationError, match=rf"RAY_ADDRESS {address}: no Ray answers there .*refused"):
+        connect(None)
