@@ -45,7 +45,7 @@ def test_a_signal_ends_the_job_cleanly_and_the_same_command_goes_on(
     driver = disturbed.start("log")
     wait_for_commits(disturbed, driver, 1)
     driver.send(number)
-    assert driver.wait(30) == 128 + number
+    assert driver.wait(60) == 128 + number
     assert f"interrupted by {number.name}" in driver.said
     assert "Traceback" not in driver.said
     assert not temporaries(disturbed.out)
