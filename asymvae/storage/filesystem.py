@@ -26,6 +26,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from asymvae.storage.clients import file_system, protocols
+from asymvae.storage.redaction import redact as redact
+from asymvae.storage.redaction import redact_text as redact_text
 from asymvae.storage.retry import retrying, server_answer
 from asymvae.storage.stream import ReopeningStream
 
@@ -33,6 +35,7 @@ READ_AHEAD_BYTES: Final = 8 * 2**20
 UPLOAD_CHUNK_BYTES: Final = 8 * 2**20  # a file of two chunks or more goes up in pieces
 UPLOADS_AT_ONCE: Final = 4
 TEMPORARY = re.compile(r"^\.(?P<name>.+)\.[0-9a-f]{32}\.tmp$")  # what a crash may leave in a local folder
+_KEYS_IN_BUCKET: Final = re.compile(r"\b(s3a?|gcs|gs)://(?!arn:)[^/]*[:@]")
 _COPY_BYTES: Final = 2**20
 _WRITER: Final = "asymvae-writer"
 _memory_lock = threading.Lock()
@@ -52,7 +55,15 @@ class FileInfo:
 
 
 def resolve(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL, and the path in it (absolute for local paths). No request of it waits for ever."""
+    """The file system of a URL, and the path in it (absolute for local paths). No request of it waits for ever.
+
+    ValueError for credentials in the URL of a bucket: the clients would take them for its name, and say so aloud.
+    """
+    if _KEYS_IN_BUCKET.search(url):
+        raise ValueError(
+            f"{redact(url)} had credentials in it, which no client of a bucket reads there: set them in the "
+            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), in a profile, or in fsspec's configuration"
+        )
     return file_system(url)
 
 
@@ -63,24 +74,6 @@ def is_local(url: str) -> bool:
 def join(url: str, *names: str) -> str:
     """``url/name/name``."""
     return "/".join([url.rstrip("/") or url[:1], *names]) if url != "/" else "/" + "/".join(names)
-
-
-def redact(url: str) -> str:
-    """The URL without credentials, query string and fragment: for records, logs and errors.
-
-    A ``?`` that is a wildcard or part of a key stays, unless the URL is http(s) or a ``name=`` follows it.
-    """
-    if "://" not in url:
-        return url
-    url = re.sub(r"://[^/]*@", "://", url)
-    if re.search(r"https?://", url):
-        return re.split(r"[?#]", url, maxsplit=1)[0]
-    return re.split(r"\?[^/?]*=|#[^/]*=", url, maxsplit=1)[0]
-
-
-def redact_text(text: str) -> str:
-    """A text in which every URL is redacted."""
-    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+", lambda match: redact(match[0]), text)
 
 
 def _retried(work: Callable[[], T]) -> T:

@@ -294,6 +294,10 @@ def test_a_store_that_stays_away_ends_with_its_error_after_the_stated_time(monke
     [
         ("s3://bucket/key-?.tar", "s3://bucket/key-?.tar"),
         ("s3://bucket/key?versionId=1", "s3://bucket/key"),
+        ("s3://AKIA:se/cr+et@bucket/a@2x.tar", "s3://bucket/a@2x.tar"),
+        ("gs://me@bucket/a:b@c", "gs://bucket/a:b@c"),
+        ("s3://bucket/a:b@c", "s3://bucket/a:b@c"),
+        ("s3://arn:aws:s3:eu-west-1:123:accesspoint/a/b@c", "s3://arn:aws:s3:eu-west-1:123:accesspoint/a/b@c"),
         ("https://user:p@ss@host/x.tar?X-Amz-Signature=abc#top", "https://host/x.tar"),
         ("simplecache::https://user:pass@host/x?sig=1", "simplecache::https://host/x"),
         ("/data/a@b/c?d#e.tar", "/data/a@b/c?d#e.tar"),
@@ -301,6 +305,14 @@ def test_a_store_that_stays_away_ends_with_its_error_after_the_stated_time(monke
 )
 def test_redacted_urls_have_no_credentials_and_no_query(url: str, shown: str) -> None:
     assert filesystem.redact(url) == shown
+
+
+@pytest.mark.parametrize("url", ["s3://AKIA:se/cr+et@bucket/a", "s3://me@bucket/a", "gs://me:secret@bucket/a"])
+def test_credentials_in_a_buckets_url_are_refused_without_a_word_of_them(url: str) -> None:
+    with pytest.raises(ValueError, match=r"bucket/a had credentials in it.*AWS_SECRET_ACCESS_KEY") as refused:
+        filesystem.read_bytes(url)
+    assert "AKIA" not in str(refused.value)
+    assert "se" not in str(refused.value).partition(" had ")[0].removeprefix("s3://")
 
 
 def test_urls_inside_a_text_are_redacted() -> None:
