@@ -16,14 +16,25 @@ from asymvae.report.metrics import Row
 from asymvae.report.pictures import Pictures, Thumbnail
 
 SIDE: Final = 300  # px, of a picture's longer side
-_COLUMNS: Final = ("input", "hole", "result")
+COLUMNS: Final = ("input", "hole", "result")
 _GAP, _MARGIN, _CAPTION = 12, 24, 40
 _INK, _PALE, _PAPER, _BLANK = (31, 41, 55), (107, 114, 128), (255, 255, 255), (238, 240, 243)
 
 
-def draw_sheet(title: str, rows: Sequence[tuple[Row, Pictures]]) -> bytes:
-    """A PNG. Pictures, at most :data:`SIDE` px long, are drawn as they come; a missing one is its note."""
-    width = 2 * _MARGIN + len(_COLUMNS) * SIDE + (len(_COLUMNS) - 1) * _GAP
+def draw_sheet(
+    title: str,
+    rows: Sequence[tuple[Row, Pictures]],
+    columns: Sequence[str] = COLUMNS,
+    captions: Sequence[str] | None = None,
+) -> bytes:
+    """A PNG. Pictures, at most :data:`SIDE` px long, are drawn as they come; a missing one is its note.
+
+    Args:
+        columns: what to call the three pictures of a row.
+        captions: a line below each row; by default :func:`caption`'s.
+    """
+    captions = captions or [caption(row) for row, _ in rows]
+    width = 2 * _MARGIN + len(COLUMNS) * SIDE + (len(COLUMNS) - 1) * _GAP
     heights = [_height(pictures) for _, pictures in rows]
     top = _MARGIN + 56
     height = top + sum(heights) + len(rows) * (_CAPTION + _GAP) + _MARGIN
@@ -32,14 +43,14 @@ def draw_sheet(title: str, rows: Sequence[tuple[Row, Pictures]]) -> bytes:
     write_line(draw, (_MARGIN, _MARGIN), title, font(16, bold=True), _INK, width - 2 * _MARGIN)
     if not rows:
         write_line(draw, (_MARGIN, top), "no results to show", font(13), _PALE, width - 2 * _MARGIN)
-    for column, name in enumerate(_COLUMNS if rows else ()):
+    for column, name in enumerate(columns if rows else ()):
         write_line(draw, (_left(column), top - 22), name, font(13), _PALE, SIDE)
-    for (row, pictures), row_height in zip(rows, heights, strict=True):
-        for column, name in enumerate(_COLUMNS):
+    for (row, pictures), row_height, line in zip(rows, heights, captions, strict=True):
+        for column, name in enumerate(COLUMNS):
             _picture(sheet, draw, (_left(column), top), getattr(pictures, name), pictures, row_height)
         top += row_height
         write_line(draw, (_MARGIN, top + 4), _name(row), font(13, bold=True), _INK, width - 2 * _MARGIN)
-        write_line(draw, (_MARGIN, top + 21), caption(row), font(12), _PALE, width - 2 * _MARGIN)
+        write_line(draw, (_MARGIN, top + 21), line, font(12), _PALE, width - 2 * _MARGIN)
         top += _CAPTION + _GAP
     out = io.BytesIO()
     sheet.save(out, "PNG", optimize=True)

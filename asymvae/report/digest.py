@@ -16,6 +16,17 @@ Progress = Callable[[str, int, int], None]  # (what is read, done, in all)
 
 _RECORDS_AT_ONCE: Final = 16  # small reads: a store's latency, not its bandwidth
 _CHUNK: Final = 1000
+_BUCKET: Final = "latents/bucket="
+
+
+@dataclass(frozen=True, slots=True)
+class LatentsPart:
+    """A part of one bucket ("512x768", height x width); ``name`` is its path below OUT, ``size`` in bytes."""
+
+    bucket: str
+    name: str
+    rows: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,7 @@ class ShardRecord:
     results_part: str | None
     metrics_part: str | None
     errors_part: str | None
+    latents: tuple[LatentsPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,11 @@ def _add(digest: Digest, record: dict[str, Any]) -> None:
             results_part=objects.get("results"),
             metrics_part=objects.get("metrics"),
             errors_part=objects.get("errors"),
+            latents=tuple(
+                LatentsPart(part["kind"].removeprefix(_BUCKET), part["object"], part["rows"], part["size"])
+                for part in record["parts"]
+                if part["kind"].startswith(_BUCKET)
+            ),
         )
     )
     digest.counts.update(record["counts"])

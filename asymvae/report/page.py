@@ -12,10 +12,11 @@ from typing import Any, Final
 import jinja2
 
 from asymvae.media.image import encode_image
-from asymvae.report.contact_sheet import SIDE, caption, draw_sheet
+from asymvae.report.contact_sheet import COLUMNS, SIDE, caption, draw_sheet
 from asymvae.report.digest import Digest, Progress, read_digest
 from asymvae.report.errors import Errors, read_errors
 from asymvae.report.histograms import draw_histogram, draw_throughput
+from asymvae.report.latents import Latents, caption_of, pictures_of, read_latents
 from asymvae.report.metrics import Measured, Summary, read_metrics
 from asymvae.report.pictures import Id, Pictures, Thumbnail, read_pictures, row_id
 from asymvae.storage.filesystem import redact
@@ -25,6 +26,7 @@ _WORST: Final = 4  # rows shown of each metric
 _ERROR_ROWS: Final = 100
 _NAMED: Final = 50  # shards named in a list
 _QUALITY: Final = 85
+_LATENTS: Final = ("input", "encoded", "latent")  # what COLUMNS show of latents
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,32 @@ def make_report(out_url: str, *, rows: int, progress: Progress | None = None) ->
         FileNotFoundError: no job was ever opened in OUT. ValueError, KeyError: its record is not one of ours.
     """
     digest = read_digest(Ledger(out_url), progress)
+    if digest.job.get("job") == "precompute_latents":
+        return _latents_report(out_url, digest, rows, progress)
     measured = read_metrics(out_url, digest.shards, picks=rows, worst=_WORST, progress=progress)
     errors = read_errors(out_url, digest.shards, most=_ERROR_ROWS)
     chosen = measured.picked + [row for summary in measured.summaries for row in summary.worst if _telling(summary)]
     pictures = read_pictures(out_url, digest, chosen, side=SIDE, progress=progress)
     name = redact(out_url)
     sheet = draw_sheet(name, [(row, pictures[row_id(row)]) for row in measured.picked])
-    return Report(_page(name, digest, measured, errors, pictures), sheet)
+    page = _page(name, digest, measured, errors, pictures, {row_id(row): caption(row) for row in measured.picked})
+    return Report(page, sheet)
+
+
+def _latents_report(out_url: str, digest: Digest, rows: int, progress: Progress | None) -> Report:
+    """Of a job that wrote latents: the same page with buckets and channels in the place of metrics."""
+    latents = read_latents(out_url, digest.shards, picks=rows, progress=progress)
+    picked = [of.row for of in latents.picked]
+    pictures = read_pictures(out_url, digest, picked, side=SIDE, progress=progress)
+    for of in latents.picked:
+        shown = pictures[row_id(of.row)]
+        shown.hole, shown.result = pictures_of(of, shown, SIDE)
+    name, captions = redact(out_url), [caption_of(of) for of in latents.picked]
+    sheet = draw_sheet(name, [(row, pictures[row_id(row)]) for row in picked], _LATENTS, captions)
+    errors = read_errors(out_url, digest.shards, most=_ERROR_ROWS)
+    measured = Measured(latents.summaries, picked, latents.unreadable)
+    by_id = dict(zip(map(row_id, picked), captions, strict=True))
+    return Report(_page(name, digest, measured, errors, pictures, by_id, latents), sheet)
 
 
 def _telling(summary: Summary) -> bool:
@@ -59,7 +80,15 @@ def _telling(summary: Summary) -> bool:
     return summary.distribution.minimum < summary.distribution.maximum
 
 
-def _page(name: str, digest: Digest, measured: Measured, errors: Errors, pictures: Mapping[Id, Pictures]) -> str:
+def _page(
+    name: str,
+    digest: Digest,
+    measured: Measured,
+    errors: Errors,
+    pictures: Mapping[Id, Pictures],
+    captions: Mapping[Id, str],
+    latents: Latents | None = None,
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("asymvae.report", ""),
         autoescape=True,  # keys, prompts and paths are anybody's
@@ -83,7 +112,9 @@ def _page(name: str, digest: Digest, measured: Measured, errors: Errors, picture
         picked=measured.picked,
         throughput=_data_url("svg+xml", draw_throughput(digest.shards)),
         busy_seconds=sum(shard.seconds for shard in digest.shards),
-        caption=caption,
+        captions=captions,
+        latents=latents,
+        columns=list(zip(COLUMNS, _LATENTS if latents else COLUMNS, strict=True)),
         pictures={id_: _jpegs(picture) for id_, picture in pictures.items()},
         row_id=row_id,
         named=_NAMED,
@@ -91,7 +122,7 @@ def _page(name: str, digest: Digest, measured: Measured, errors: Errors, picture
 
 
 def _jpegs(pictures: Pictures) -> dict[str, str]:
-    shown = {name: _jpeg(getattr(pictures, name)) for name in ("input", "hole", "result")}
+    shown = {name: _jpeg(getattr(pictures, name)) for name in COLUMNS}
     return shown | {"note": pictures.note}
 
 
