@@ -1,10 +1,15 @@
 """Reading latents, side by side: LatentDataset, pyarrow alone, a WebDataset of .npy, a folder of .npz.
 
-By hand: ``python -m tests.peers.latents_reading``. Prints samples a second, in turns, and bytes on disk a sample.
+By hand: ``python -m tests.peers.latents_reading``. Prints samples a second and microseconds of CPU a sample, both in
+turns, and bytes on disk a sample.
 
-The samples are posteriors of SD's shape at 512 px, (4, 64, 64) in float16, with a caption of 80 bytes. All ways end in
-float32 batches of 32; LatentDataset samples the posterior, those beside it take mean and logvar as they are, which is
-less. The files are in the page cache. The .npz are uncompressed, as kohya's scripts write them; the tars too.
+The samples are posteriors of SD's shape at 512 px, (4, 64, 64) in float16, with a caption of 80 bytes; the files are in
+the page cache. LatentDataset is set beside pyarrow alone in as many processes, one thread each, reading the columns
+that it reads into numpy arrays of a row group, in the file's order: no batches, no shuffle, no float32, nothing
+scaled, nothing handed to another process. ``sample=True`` draws noise too. The others end in float32 batches of 32 of
+means and logvars as they are. The .npz are uncompressed, as kohya's scripts write them; the tars too.
+
+CPU time is that of this process and its workers. On a machine where others are at work, it is what can be compared.
 """
 
 from __future__ import annotations
@@ -13,10 +18,11 @@ import argparse
 import io
 import json
 import os
+import resource
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +31,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 import webdataset
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from asymvae.benchmark.turns import Spread, in_turns, ratios
 from asymvae.latents.dataset import LatentDataset
@@ -35,7 +41,6 @@ from tests.latents.small_out import SmallOut
 SHAPE = (4, 64, 64)
 BATCH = 32
 SHARDS = 4
-PYARROW = "pyarrow alone, read_row_group"
 
 
 def posteriors(count: int) -> Iterator[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
@@ -113,13 +118,26 @@ class NpzFolder(Dataset[tuple[torch.Tensor, torch.Tensor, str]]):
             return mean, logvar, str(arrays["caption"])
 
 
-def read_pyarrow(folder: Path) -> int:
-    rows = 0
-    for file in sorted((folder / "out/latents").rglob("*.parquet")):
-        with pq.ParquetFile(file) as parquet:
-            for group in range(parquet.num_row_groups):
-                rows += parquet.read_row_group(group).num_rows
-    return rows
+class ArrowFiles(IterableDataset[int]):
+    """pyarrow alone: each worker reads every n-th file and yields how many rows it has read into numpy arrays."""
+
+    def __init__(self, folder: Path, latents: Sequence[str]) -> None:
+        self.files, self.latents = sorted((folder / "out/latents").rglob("*.parquet")), latents
+
+    def __iter__(self) -> Iterator[int]:
+        worker = get_worker_info()
+        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for file in self.files[number::workers]:
+            with pq.ParquetFile(file) as parquet:
+                for group in range(parquet.num_row_groups):
+                    columns = ["key", "caption", "shape", *self.latents]
+                    table = parquet.read_row_group(group, columns=columns, use_threads=False)
+                    arrays = [table[name].combine_chunks().flatten().to_numpy() for name in self.latents]
+                    yield sum(len(array.reshape(table.num_rows, -1)) for array in arrays) // len(arrays)
+
+
+def read_pyarrow(folder: Path, workers: int, latents: Sequence[str]) -> int:
+    return sum(DataLoader(ArrowFiles(folder, latents), batch_size=None, num_workers=workers))
 
 
 def read_ours(folder: Path, workers: int, sample: bool = True) -> int:
@@ -150,43 +168,66 @@ def bytes_of(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
-def timed(read: Callable[[], int], count: int) -> float:
-    """Samples a second."""
-    start = time.perf_counter()
+def timed(read: Callable[[], int], count: int) -> tuple[float, float]:
+    """(samples a second, microseconds of CPU a sample)."""
+    start, spent = time.perf_counter(), cpu_seconds()
     rows = read()
     if rows != count:
         raise RuntimeError(f"{rows} samples were read, there are {count}")
-    return count / (time.perf_counter() - start)
+    return count / (time.perf_counter() - start), 1e6 * (cpu_seconds() - spent) / count
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def ways(folder: Path, workers: int) -> dict[str, tuple[str, str, Callable[[], int]]]:
+    """By name: where the files are, what it is set beside, and the reader."""
+    of = "1 process" if workers == 1 else f"{workers} processes"
+    both, means = f"pyarrow, mean and logvar, {of}", f"pyarrow, mean, {of}"
+    return {
+        both: ("out", both, partial(read_pyarrow, folder, workers, ("mean", "logvar"))),
+        f"LatentDataset, {of}": ("out", both, partial(read_ours, folder, workers)),
+        means: ("out", means, partial(read_pyarrow, folder, workers, ("mean",))),
+        f"LatentDataset, sample=False, {of}": ("out", means, partial(read_ours, folder, workers, False)),
+        f"WebDataset of .npy, {of}": ("tars", both, partial(read_tars, folder, workers)),
+        f".npz an image, {of}": ("npz", both, partial(read_npz, folder, workers)),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write(folder, arguments.samples)
-        reads: dict[str, tuple[str, Callable[[], int]]] = {PYARROW: ("out", partial(read_pyarrow, folder))}
-        for workers in (1, 2):
-            named = "1 worker" if workers == 1 else f"{workers} workers"
-            reads[f"LatentDataset, {named}"] = ("out", partial(read_ours, folder, workers))
-            reads[f"LatentDataset, {named}, means alone"] = ("out", partial(read_ours, folder, workers, False))
-            reads[f"WebDataset of .npy, {named}"] = ("tars", partial(read_tars, folder, workers))
-            reads[f".npz an image, {named}"] = ("npz", partial(read_npz, folder, workers))
+        readers = ways(folder, 1) | ways(folder, 2)
         speeds: dict[str, dict[int, float]] = {}
-        ways = {name: partial(timed, read, arguments.samples) for name, (_, read) in reads.items()}
-        for turn, name, speed in in_turns(ways, arguments.rounds):
-            speeds.setdefault(name, {})[turn] = speed
+        costs: dict[str, dict[int, float]] = {}
+        turns = {name: partial(timed, read, arguments.samples) for name, (_, _, read) in readers.items()}
+        for turn, name, (speed, cost) in in_turns(turns, arguments.rounds):
+            speeds.setdefault(name, {})[turn], costs.setdefault(name, {})[turn] = speed, cost
         sizes = {where: bytes_of(folder / where) / arguments.samples for where in ("out", "tars", "npz")}
         rows = [
-            [name, f"{Spread.of(list(of.values()))}", f"{ratios(of, speeds[PYARROW])}", f"{sizes[reads[name][0]]:,.0f}"]
-            for name, of in speeds.items()
+            [
+                name,
+                f"{Spread.of(list(speeds[name].values()))}",
+                f"{ratios(speeds[name], speeds[beside])}",
+                f"{Spread.of(list(costs[name].values()))}",
+                f"{ratios(costs[beside], costs[name])}",
+                f"{sizes[where]:,.0f}",
+            ]
+            for name, (where, beside, _) in readers.items()
         ]
         print(
             f"{arguments.samples} samples, {arguments.rounds} rounds, {os.cpu_count()} cores; medians (least to most)\n"
         )
-        print(markdown(["reader", "samples/s", "of pyarrow's", "bytes a sample"], rows))
+        heads = ["reader", "samples/s", "of pyarrow's", "CPU us a sample", "pyarrow's of it", "bytes a sample"]
+        print(markdown(heads, rows))
 
 
 if __name__ == "__main__":
