@@ -8,6 +8,7 @@ touched.
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -44,8 +45,12 @@ def _options(scheme: str) -> dict[str, Any]:
     """What a file system of this scheme is to be made with, less what the user configured."""
     if scheme in _S3:
         return {"config_kwargs": _s3() | _configured(_S3, "config_kwargs", {})}
-    if scheme in _GCS and _configured(_GCS, "requests_timeout", None) is None:
-        return {"requests_timeout": _timeout(retry.REQUEST_SECONDS)}
+    if scheme in _GCS:
+        # It logs the traceback of each error that it raises; where nobody listens, that would go to stderr.
+        if not (log := logging.getLogger("gcsfs")).handlers:
+            log.addHandler(logging.NullHandler())
+        if _configured(_GCS, "requests_timeout", None) is None:
+            return {"requests_timeout": _timeout(retry.REQUEST_SECONDS)}
     if scheme in _WEB:
         # No time for the whole: a server without ranges gives a shard in one answer, at the pace of its reader.
         return {"client_kwargs": {"timeout": _timeout(None)} | _configured(_WEB, "client_kwargs", {})}

@@ -62,8 +62,8 @@ class Place:
     store: ObjectStore
     folder: Path
     checkpoint: Path
-    urls: dict[str, str]  # "local", "s3"; "many", in the store too
-    expected: dict[str, dict[str, bytes]]  # "few" and "many"
+    root: str  # in the store
+    expected: dict[str, dict[str, bytes]]  # of "in", some large shards, and "many"
     seed: int
 
     def run(self, endpoint: str, urls: str, out: str, *flags: str) -> Ran:
@@ -71,8 +71,11 @@ class Place:
         given = flags if any(flag.startswith("--executor") for flag in flags) else ("--executor=local", *flags)
         return run_child(self.checkpoint, env, f"--input.urls={urls}", f"--output.url={out}", *given, timeout_s=_MOST_S)
 
+    def urls(self, name: str, where: str) -> str:
+        return f"{self.folder if where == 'local' else self.root}/{name}/*.tar"
+
     def out(self, name: str, where: str) -> str:
-        return str(self.folder / name) if where == "local" else f"{self.urls['s3'].rpartition('/in/')[0]}/{name}"
+        return f"{self.folder if where == 'local' else self.root}/{name}"
 
 
 def _of_input(method: str, target: str) -> bool:
@@ -88,7 +91,10 @@ def _injected(road: FaultProxy) -> str:
 
 
 def _judge(row: Row, out: str, urls: str, expected: Mapping[str, bytes]) -> None:
-    found = wrong(out, urls, expected)
+    try:
+        found = wrong(out, urls, expected)
+    except FileNotFoundError as error:  # the job never opened it
+        found = [f"other bytes: none, {error}"]
     row.same = "no" if any(line.startswith("other bytes") for line in found) else "yes"
     row.clean = "no" if any(not line.startswith("other bytes") for line in found) else "clean"
     row.wrong += found
@@ -100,13 +106,13 @@ def _bad_road(place: Place, executor: str) -> Row:
     out = place.out(f"bad-road-{executor}", "s3")
     with FaultProxy(place.store.endpoint, seed=place.seed) as road:
         road.faults = Faults(slow_down=0.05, reset_answer=0.01, reset_upload=0.01)
-        ran = place.run(road.url, place.urls["many"], out, f"--executor={executor}", "--workers.max=2")
+        ran = place.run(road.url, place.urls("many", "s3"), out, f"--executor={executor}", "--workers.max=2")
         row.injected, row.seconds, row.ended = _injected(road), ran.seconds, f"exit {ran.code}"
         missed = [kind for kind in ("slow_down", "reset_answer", "reset_upload") if not road.counts[kind]]
         row.wrong += [f"{kind} was never injected" for kind in missed]
     if ran.code != 0:
         row.wrong.append(f"exit {ran.code}: {ran.err[-2000:]}")
-    _judge(row, out, place.urls["many"], place.expected["many"])
+    _judge(row, out, place.urls("many", "s3"), place.expected["many"])
     return row
 
 
@@ -126,20 +132,20 @@ def _away_for(place: Place, seconds: float, how: Away) -> Row:
 
         thread = threading.Thread(target=come_back)
         thread.start()
-        ran = place.run(road.url, place.urls["s3"], out)
+        ran = place.run(road.url, place.urls("in", "s3"), out)
         ended.set()
         row.injected, row.seconds, row.ended = _injected(road), ran.seconds, f"exit {ran.code}"
         thread.join()
     if ran.code != 0 or ran.seconds < seconds:
         row.wrong.append(f"exit {ran.code} after {ran.seconds:.0f} s: {ran.err[-2000:]}")
-    _judge(row, out, place.urls["s3"], place.expected["few"])
+    _judge(row, out, place.urls("in", "s3"), place.expected["in"])
     return row
 
 
 def _away_for_good(place: Place, what: str, how: Away) -> Row:
     """a store goes away in the middle of the job and stays away; then the same command again"""
     row = Row(f"{what}'s store away ({how}), one try a shard", "for good")
-    urls = place.urls["s3" if what == "input" else "local"]
+    urls = place.urls("in", "s3" if what == "input" else "local")
     out = place.out(f"gone-{what}-{how.replace(' ', '-')}", "local" if what == "input" else "s3")
     with FaultProxy(place.store.endpoint) as road:
         road.go_at(_of_input if what == "input" else _of_results, how)
@@ -156,7 +162,7 @@ def _away_for_good(place: Place, what: str, how: Away) -> Row:
         row.wrong.append(f"it took {ran.seconds:.0f} s")
     if again.code != 0:
         row.wrong.append(f"rerun: exit {again.code}: {again.err[-2000:]}")
-    _judge(row, out, urls, place.expected["few"])
+    _judge(row, out, urls, place.expected["in"])
     return row
 
 
@@ -165,7 +171,7 @@ def _away_at_once(place: Place, how: Away) -> Row:
     row = Row(f"input's store away ({how}) from the start", "for good", same="-", clean="-")
     with FaultProxy(place.store.endpoint) as road:
         road.go(how)
-        ran = place.run(road.url, place.urls["s3"], place.out("never", "local"))
+        ran = place.run(road.url, place.urls("in", "s3"), place.out("never", "local"))
         row.injected, row.seconds, row.ended = _injected(road), ran.seconds, f"exit {ran.code}"
     lines = [line for line in ran.err.splitlines() if not line.startswith("storage: ")]
     if ran.code != 2 or len(lines) != 1 or ran.seconds > retry.longest_hold() + 60:
@@ -226,7 +232,7 @@ SCENARIOS: dict[str, tuple[str, list[Callable[[Place], Row]]]] = {
 
 
 @contextlib.contextmanager
-def _place(seed: int) -> Iterator[Place]:
+def _place(seed: int, *, many: bool) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="asymvae-wire-") as made:
         folder = Path(made)
         store = start_object_store(folder / "store")
@@ -236,15 +242,17 @@ def _place(seed: int) -> Iterator[Place]:
             (folder / "big").write_bytes(os.urandom(3 * filesystem.UPLOAD_CHUNK_BYTES))
             root = f"s3://{BUCKET}/{uuid.uuid4().hex}"
             large = write_input(folder / "in", *_LARGE)
-            write_input(folder / "many", *_SMALL)
-            for path in large:
-                (folder / "many" / f"large-{path.name}").symlink_to(path)
-            for path in [*large, *sorted((folder / "many").iterdir())]:
-                filesystem.put_if_absent(f"{root}/{path.parent.name}/{path.name}", path)
-            urls = {"local": f"{folder}/in/*.tar", "s3": f"{root}/in/*.tar", "many": f"{root}/many/*.tar"}
-            place = Place(store, folder, folder / "model", urls, {}, seed)
-            for name, where in (("few", urls["local"]), ("many", f"{folder}/many/*.tar")):
-                ran = place.run(store.endpoint, where, str(folder / f"out-{name}"))
+            made = {"in": large}
+            if many:
+                made["many"] = write_input(folder / "many", *_SMALL)
+                for path in large:
+                    made["many"].append(folder / "many" / f"large-{path.name}")
+                    made["many"][-1].symlink_to(path)
+            place = Place(store, folder, folder / "model", root, {}, seed)
+            for name, paths in made.items():
+                for path in paths:
+                    filesystem.put_if_absent(f"{root}/{name}/{path.name}", path)
+                ran = place.run(store.endpoint, place.urls(name, "local"), str(folder / f"out-{name}"))
                 if ran.code != 0:
                     raise RuntimeError(f"the run without faults failed:\n{ran.err}")
                 place.expected[name] = parts(str(folder / f"out-{name}"))
@@ -264,7 +272,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the faults (default: 0)")
     given = parser.parse_args(arguments)
     work = [each for name in given.scenario or SCENARIOS for each in SCENARIOS[name][1]]
-    with _place(given.seed) as place, ThreadPoolExecutor(len(work)) as pool:
+    many = "bad-road" in (given.scenario or SCENARIOS)
+    with _place(given.seed, many=many) as place, ThreadPoolExecutor(len(work)) as pool:
         rows = list(pool.map(lambda each: each(place), work))
     print("| fault | rate | injected (of requests) | seconds | ended | same bytes | audit |")
     print("|---|---|---|---:|---|---|---|")

@@ -59,6 +59,7 @@ class FaultProxy:
         self.counts: Counter[str] = Counter()
         self._upstream = (parts.hostname, parts.port)
         self._random = random.Random(seed)
+        self._places: dict[str, tuple[int, int]] = {}
         self._away: Away | None = None
         self._trigger: tuple[Callable[[str, str], bool], Away] | None = None
         self._lock = threading.Lock()
@@ -171,11 +172,16 @@ class FaultProxy:
         with self._lock:
             self.counts[name] += 1
 
-    def _hit(self, rate: float) -> bool:
+    def _hit(self, kind: str, rate: float) -> bool:
+        """For one of each ``1 / rate`` requests, at a random place among them: so few requests are hit as well."""
         if not rate:
             return False
         with self._lock:
-            return self._random.random() < rate
+            place, chosen = self._places.get(kind, (0, 0))
+            if place == 0:
+                chosen = self._random.randrange(max(1, round(1 / rate)))
+            self._places[kind] = ((place + 1) % max(1, round(1 / rate)), chosen)
+            return place == chosen
 
     # --- one request and its answer -----------------------------------------------------------------------------
 
@@ -191,8 +197,8 @@ class FaultProxy:
         if self._away == "head" and concerned:
             self._hold("head", client.socket)
         body = _body_of(head, request=True)
-        slow_down = concerned and self._hit(faults.slow_down)
-        cut = body.size > 1 and concerned and self._hit(faults.reset_upload)
+        slow_down = concerned and self._hit("slow_down", faults.slow_down)
+        cut = body.size > 1 and concerned and self._hit("reset_upload", faults.reset_upload)
         stall = body.size > 1 and concerned and self._away == "upload's body"
         if slow_down:
             self._count("slow_down")
@@ -224,7 +230,7 @@ class FaultProxy:
             self._count("latency")
             time.sleep(faults.latency_s)
         body = _body_of(answer, request=False, method=method)
-        cut = body.size > 1 and concerned and self._hit(faults.reset_answer)
+        cut = body.size > 1 and concerned and self._hit("reset_answer", faults.reset_answer)
         stall = body.size > 1 and concerned and self._away == "answer's body"
         client.send(answer)
         self._pass_body(server, client, body, faults, body.size // 2 if cut or stall else None)
