@@ -13,6 +13,7 @@ from asymvae.media.colour import to_srgb
 from asymvae.media.raster import orient, read_raster
 
 Polarity = Literal["white_is_hole", "black_is_hole"]
+Box = tuple[int, int, int, int]  # top, left, bottom, right; exclusive at the end
 
 _LEVELS: Final[NDArray[np.float32]] = np.arange(256, dtype=np.float32) / np.float32(255)
 _Cell = TypeVar("_Cell", np.bool_, np.float32)
@@ -98,21 +99,23 @@ def hole_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
     return (top, left, top + height, left + width) if width else None
 
 
-def reduce_maximum(mask: NDArray[_Cell], height: int, width: int) -> NDArray[_Cell]:
-    """(h, w) -> (height, width), each direction by itself.
+def reduce_maximum(mask: NDArray[_Cell], height: int, width: int, window: Box | None = None) -> NDArray[_Cell]:
+    """(h, w) -> (height, width), each direction by itself; or of that what ``window`` shows.
 
     Reduced: the maximum over every pixel that the new one's footprint touches, exactly, so that no hole is lost,
     however thin. Enlarged: the nearest.
     """
-    rows = _resize_rows(mask, height)
-    return np.ascontiguousarray(_resize_rows(np.ascontiguousarray(rows.T), width).T)
+    top, left, bottom, right = window or (0, 0, height, width)
+    rows = _resize_rows(mask, height, top, bottom)
+    return np.ascontiguousarray(_resize_rows(np.ascontiguousarray(rows.T), width, left, right).T)
 
 
-def _resize_rows(mask: NDArray[_Cell], count: int) -> NDArray[_Cell]:
+def _resize_rows(mask: NDArray[_Cell], count: int, begin: int, end: int) -> NDArray[_Cell]:
+    """Rows ``begin`` to ``end`` of the ``count`` that they become."""
     rows = mask.shape[0]
     if rows == count:
-        return mask
-    steps = np.arange(count, dtype=np.int64)
+        return mask[begin:end]
+    steps = np.arange(begin, end, dtype=np.int64)
     if rows < count:
         nearest: NDArray[_Cell] = mask[(2 * steps + 1) * rows // (2 * count)]
         return nearest

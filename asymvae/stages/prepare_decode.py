@@ -128,18 +128,23 @@ class PrepareDecode:
             if times is None:
                 return Fault("placement_invalid")
             resized = (place.resized[0] * times, place.resized[1] * times)
-            pixels, limit = resized[0] * resized[1], self.job.originals.max_pixels
-            if pixels > _MOST_ENLARGED * limit:  # what the columns say is taken for no image that big
-                return Fault("image_too_large", {"pixels": pixels, "limit": limit})
             top, left, bottom, right = (side * times for side in place.crop)
             box, hflip = (top, left, bottom, right), place.hflip
-        shown = cut(image, resized, box, hflip=hflip)
-        mask = reduce_maximum(mask, *resized)
+        pixels = cut(image, resized, box, hflip=hflip)
         dilate, feather = self.job.mask.dilate, self.job.mask.feather
-        blend = _windowed(blend_mask(mask, dilate=dilate, feather=feather), box, hflip)
+        # Of the resized mask, too, only what the window shows is made, and what reaches into it.
+        near = _grown(box, dilate + feather + 1, resized)
+        mask = reduce_maximum(mask, *resized, near)
+        inside = (box[0] - near[0], box[1] - near[1], box[2] - near[0], box[3] - near[1])
+        blend = _windowed(blend_mask(mask, dilate=dilate, feather=feather), inside, hflip)
         binary = grow_to_grid(model_mask(blend, soft=dilate > 0 or feather > 0), self.job.mask.grid)
-        hole_fraction = float((_windowed(mask, box, hflip) >= 0.5).mean())
-        return Shown(shown, binary, blend, hole_fraction, image.bit_depth_reduced)
+        hole_fraction = float((_windowed(mask, inside, hflip) >= 0.5).mean())
+        return Shown(pixels, binary, blend, hole_fraction, image.bit_depth_reduced)
+
+
+def _grown(box: Box, reach: int, size: Size) -> Box:
+    top, left, bottom, right = box
+    return max(0, top - reach), max(0, left - reach), min(size[0], bottom + reach), min(size[1], right + reach)
 
 
 def _times(size: Size, place: Place) -> int | None:
