@@ -115,3 +115,19 @@ class CodecBenchmark(JobSettings):
     )
     images: int = setting(4, "different pictures that a timing goes over", "no", ge=1)
     pairs: int = setting(5, "rounds; each times every format once", "no", ge=1)
+
+
+class SimulateBenchmark(JobSettings):
+    """Many workers that wait where they would compute, on nodes of this machine."""
+
+    workers: Annotated[tuple[Count, ...], *AS_TEXT] = setting(
+        (1, 8, 32, 64), "numbers of workers, with commas between; each is a process", "no", min_length=1
+    )
+    nodes: int = setting(4, "of the Ray cluster that is started; each takes some 300 MiB", "no", ge=1, le=64)
+    shards: int = setting(10, "of a worker", "no", ge=1)
+    seconds: float = setting(2.0, "that a worker's device takes for a shard", "no", gt=0)
+    empty: int = setting(
+        2000, "shards of no time, for what can be started and committed a second; 0 leaves it", "no", ge=0
+    )
+    pairs: int = setting(1, "rounds", "no", ge=1)
+    scratch: str | None = setting(None, "folder for commits meanwhile", "no")

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 from asymvae.benchmark.turns import Panels
 
 if TYPE_CHECKING:
-    from asymvae.benchmark.config import CodecBenchmark, ModelBenchmark, NetworkSettings, PipelineBenchmark
+    from asymvae.benchmark.config import (
+        CodecBenchmark,
+        ModelBenchmark,
+        NetworkSettings,
+        PipelineBenchmark,
+        SimulateBenchmark,
+    )
     from asymvae.benchmark.contenders import Network
 
 Tell = Callable[[str], None]
@@ -133,6 +139,26 @@ def measure_pipeline(job: PipelineBenchmark, scratch: Path, tell: Tell) -> Measu
         notes.append("On a GPU a worker's device stage is the launching alone; the loop's waits for the GPU.")
     table, panels = pipeline_report.table(timings), pipeline_report.panels(timings)
     return Measured(timings, table, panels, "samples/s", subject, notes)
+
+
+def measure_simulation(job: SimulateBenchmark, scratch: Path, tell: Tell) -> Measured:
+    """``scratch``: an empty folder. Raises RunFailedError."""
+    from asymvae.benchmark import simulate, simulate_report
+
+    timings, news = simulate.measure(
+        job.workers,
+        nodes=job.nodes,
+        shards=job.shards,
+        shard_s=job.seconds,
+        empty=job.empty,
+        rounds=job.pairs,
+        scratch=scratch,
+        tell=tell,
+    )
+    notes = [*simulate_report.NOTES, f"The board takes {news:,.0f} news a second from one sender."]
+    subject = f"workers that wait {job.seconds:g} s a shard, {job.shards} shards each, Ray nodes: {job.nodes}"
+    table, panels = simulate_report.table(timings), simulate_report.panels(timings)
+    return Measured(timings, table, panels, "share of the ideal", subject, notes)
 
 
 def measure_codecs(job: CodecBenchmark, tell: Tell) -> Measured:
