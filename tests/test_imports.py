@@ -69,6 +69,7 @@ IMPORT_RAY = {
     "asymvae/pipeline/pool.py",
     "asymvae/pipeline/metrics.py",
     "asymvae/pipeline/progress.py",
+    "asymvae/benchmark/simulate.py",
     "jobs/submit.py",
     "jobs/job_server.py",
 }
