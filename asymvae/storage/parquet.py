@@ -8,7 +8,7 @@ is damaged costs the rest of its row group, and later rows keep their numbers.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,6 +25,8 @@ from asymvae.storage.watched import UNREADABLE, WatchedFile, WatchedParquet
 _COLUMN_BUFFER: Final = 2 * 1024 * 1024
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _BATCH_ROWS: Final = 256
+_LOOKED_AT: Final = 4  # files, before a job starts
+_NAMED: Final = 20  # columns, in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,38 @@ def read_parquet(shard: Shard, fields: FieldNames) -> Iterator[Sample | BadSampl
                 file.raise_own(damage.error)
                 yield BadSample(None, None, Fault("parquet_corrupt", {"row_group": group}))
             first += max(0, parquet.metadata.row_group(group).num_rows)
+
+
+def check_columns(shards: Sequence[Shard], wanted: Mapping[str, Sequence[str]]) -> None:
+    """Whether the files have what the settings name: one of the columns of each. ``wanted``: columns by setting.
+
+    A few files are looked at, and one that has them is enough: what is missing in others are error rows.
+
+    Raises:
+        ValueError: none of them has; the message names the setting, its columns, and those that there are.
+        Whatever the store raises.
+    """
+    files = [shard for shard in shards if shard.format == "parquet"]
+    looked = files[:: max(1, -(-len(files) // _LOOKED_AT))]
+    found = {shard.name: columns for shard in looked if (columns := _columns_of(shard)) is not None}
+    for setting, names in wanted.items():
+        if found and not any(columns & set(names) for columns in found.values()):
+            shard, columns = next(iter(found.items()))
+            there = ", ".join(sorted(columns)[:_NAMED]) + (", ..." if len(columns) > _NAMED else "")
+            meant = ", ".join(names) or "no column"
+            raise ValueError(
+                f"{setting} names {meant}, and the file {shard} has none of these; it has {there or 'none'}"
+            )
+
+
+def _columns_of(shard: Shard) -> set[str] | None:
+    """None: it is no Parquet file that can be read, which is that shard's fault, and a row of its own."""
+    with WatchedFile(shard.url) as file:
+        try:
+            return set(WatchedParquet(file, _COLUMN_BUFFER).schema.names)
+        except UNREADABLE as error:
+            file.raise_own(error)
+            return None
 
 
 class _Damage(Exception):

@@ -134,9 +134,8 @@ def result(
         if row["passed_through"] != (box is None):
             return f"passed_through is {row['passed_through']}"
         carried = made[..., 3] if made.ndim == 3 and made.shape[2] == 4 else None
-        if (carried is None) != (alpha is None) or not (
-            carried is None or alpha is None or np.array_equal(carried, alpha)
-        ):
+        same = alpha is carried if alpha is None or carried is None else np.array_equal(carried, alpha)
+        if not same:
             return f"the alpha is another, or missing: {made.shape}"
         if made.shape[:2] != pixels.shape[:2] or (row["height"], row["width"]) != pixels.shape[:2]:
             return f"it is {made.shape[1]}x{made.shape[0]}, not {pixels.shape[1]}x{pixels.shape[0]}"

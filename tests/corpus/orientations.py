@@ -68,6 +68,5 @@ def cases() -> Iterator[Case]:
     start = exif_chunk.index(b"eXIf") - 4
     length = int.from_bytes(exif_chunk[start : start + 4], "big") + 12
     late = behind[:-12] + exif_chunk[start : start + length] + behind[-12:]
-    yield SampleCase(
-        "orientations", "6 in a PNG, behind its pixels", masked(late), result(photo(), height=32, width=48)
-    )
+    upright = result(photo(), height=32, width=48)
+    yield SampleCase("orientations", "6 in a PNG, behind its pixels", masked(late), upright)

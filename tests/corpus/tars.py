@@ -8,6 +8,7 @@ import io
 import lzma
 import tarfile
 from collections.abc import Iterator
+from tarfile import calc_chksums  # type: ignore[attr-defined]  # typeshed leaves it out
 from typing import Any
 
 from tests.corpus.case import Case, Expects, ShardCase, hole, photo, png, shard
@@ -205,7 +206,7 @@ def _kinds(whole: bytes) -> Iterator[Case]:
     sparse = bytearray(_header(tarfile.GNUTYPE_SPARSE, 3, "s.png"))
     yield _case("a sparse file", bytes(sparse) + _padded(b"abc") + whole, kept)
     sparse[482] = 1
-    sparse[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(sparse))[0]
+    sparse[148:156] = b"%06o\0 " % calc_chksums(bytes(sparse))[0]
     extended = bytes(sparse) + b"\1" * _BLOCK + bytes(_BLOCK) + _padded(b"abc")
     yield _case("a sparse file with a long map", extended + whole, kept)
     posix = _pax(tarfile.XHDTYPE, _record("GNU.sparse.major", b"1") + _record("GNU.sparse.name", b"s.png"))

@@ -7,7 +7,7 @@ a row goes to the device, what the device makes of it, and which rows come of th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -132,12 +132,22 @@ class Kind(ABC, Generic[Job]):
         return job
 
     def shards(self, root: str | None) -> tuple[str, Sequence[Shard]]:
-        """(the folder that names are relative to, every shard of the input). ``root``: an earlier run's."""
+        """(the folder that names are relative to, every shard of the input). ``root``: an earlier run's.
+
+        ValueError where Parquet files have none of the columns that a setting names.
+        """
+        from asymvae.storage.parquet import check_columns
         from asymvae.storage.shards import input_root, list_shards
 
         names = self.job.input
         root = names.root or root or input_root(names.urls)
-        return root, list_shards(names.urls, root=root, format=names.format)
+        shards = list_shards(names.urls, root=root, format=names.format)
+        check_columns(shards, self.columns())
+        return root, shards
+
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        """By setting, the columns of which a Parquet file must have one, or each of its rows would be an error."""
+        return {}
 
     def check_model(self, model: AsymmetricAutoencoderKL) -> None:
         """Whether the job fits the model. ValueError with the setting and the remedy where it doesn't."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -61,6 +61,13 @@ class InpaintKind(Kind[InpaintJob]):
             return job
         diffusion = job.inpaint.diffusion.model_copy(update={"path": str(folder.resolve())})
         return job.model_copy(update={"inpaint": job.inpaint.model_copy(update={"diffusion": diffusion})})
+
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        names = self.job.input
+        wanted = {"input.image": names.image, "input.mask": names.mask}
+        if self.inpainter.needs_given:
+            wanted["input.given"] = names.given
+        return wanted | ({"input.key": (names.key,)} if names.key is not None else {})
 
     def check_model(self, model: AsymmetricAutoencoderKL) -> None:
         model.decoder.condition_encoder.wanted()  # refuses what can't be shown image and mask

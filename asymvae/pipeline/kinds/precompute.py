@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -53,6 +53,10 @@ class PrecomputeKind(Kind[PrecomputeJob]):
     def brings(self) -> str:
         crop = self.job.crop
         return "crop.size" if crop.mode == "fixed" else "crop.table" if crop.table else "crop.step"
+
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        names = self.job.input
+        return {"input.image": names.image} | ({"input.key": (names.key,)} if names.key is not None else {})
 
     def check_model(self, model: AsymmetricAutoencoderKL) -> None:
         factor = model.config.encoder_factor
