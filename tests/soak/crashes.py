@@ -73,6 +73,7 @@ def prepared(folder: Path) -> Iterator[tuple[Place, Cluster]]:
     """A store, a cluster of two nodes, the input, and what an undisturbed run gives and takes."""
     store = start_object_store(folder / "store")
     os.environ |= store.env  # for this process, the cluster's workers and every job
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that spin for each other stand still where cores are shared
     s3fs.S3FileSystem.clear_instance_cache()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:

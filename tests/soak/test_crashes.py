@@ -15,13 +15,13 @@ from tests.soak.crash_kinds import KINDS
 from tests.soak.crashes import table
 from tests.tiny import job, tiny_model, write_shards
 
-SHARDS, SAMPLES = 4, 12
+SHARDS, SAMPLES = 4, 8
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("place")
-    place = Place(folder, store=None, address="", raylets=list)  # type: ignore[arg-type]
+    place = Place(folder, store=None, address="", raylets=list, samples=SAMPLES)  # type: ignore[arg-type]
     tiny_model().save_pretrained(str(folder / "model"))
     write_shards(folder / "in", SHARDS, SAMPLES)
     out = folder / "undisturbed"
@@ -59,7 +59,7 @@ def test_a_signal_ends_the_job_cleanly_and_the_same_command_goes_on(
 
 def test_two_drivers_whose_bytes_may_differ_leave_one_consistent_set(place: Place, tmp_path: Path) -> None:
     disturbed = Job(place, tmp_path, executor="local")
-    drivers = [disturbed.start("one"), disturbed.start("two", "--workers.cpu_threads=2")]
+    drivers = [disturbed.start("one"), disturbed.start("two", "--workers.batch_size=2")]
     assert [driver.wait(120) for driver in drivers] == [0, 0], [driver.said for driver in drivers]
     assert not list(wrong_with(disturbed, same_bytes=False))
     assert not list(left_running(disturbed))
