@@ -25,6 +25,7 @@ from asymvae.pipeline.recipe import Recipe as Recipe
 from asymvae.storage.filesystem import is_local, redact, redact_text
 from asymvae.storage.filesystem import resolve as resolve_url
 from asymvae.storage.ledger import Ledger, commit_name, compare_jobs
+from asymvae.storage.redaction import refuse_credentials
 from asymvae.storage.schemas import FORMAT_VERSION
 from asymvae.storage.shard_table import ShardTable
 
@@ -74,6 +75,7 @@ def resolve(job: J) -> J:
         model["dtype"] = "bfloat16" if job.workers.gpus > 0 else "float32"
     # Workers have other working folders than the driver.
     with _about("model.path", job.model.path):
+        refuse_credentials(job.model.path)
         if Path(job.model.path).is_dir():
             model["path"] = str(Path(job.model.path).resolve())
     with _about("output.url", job.output.url):

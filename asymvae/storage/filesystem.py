@@ -28,6 +28,7 @@ from fsspec.spec import AbstractFileSystem
 from asymvae.storage.clients import file_system, protocols
 from asymvae.storage.redaction import redact as redact
 from asymvae.storage.redaction import redact_text as redact_text
+from asymvae.storage.redaction import refuse_credentials
 from asymvae.storage.retry import retrying, server_answer
 from asymvae.storage.stream import ReopeningStream
 
@@ -35,7 +36,6 @@ READ_AHEAD_BYTES: Final = 8 * 2**20
 UPLOAD_CHUNK_BYTES: Final = 8 * 2**20  # a file of two chunks or more goes up in pieces
 UPLOADS_AT_ONCE: Final = 4
 TEMPORARY = re.compile(r"^\.(?P<name>.+)\.[0-9a-f]{32}\.tmp$")  # what a crash may leave in a local folder
-_KEYS_IN_BUCKET: Final = re.compile(r"\b(s3a?|gcs|gs)://(?!arn:)[^/]*[:@]")
 _COPY_BYTES: Final = 2**20
 _WRITER: Final = "asymvae-writer"
 _memory_lock = threading.Lock()
@@ -57,13 +57,9 @@ class FileInfo:
 def resolve(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL, and the path in it (absolute for local paths). No request of it waits for ever.
 
-    ValueError for credentials in the URL of a bucket: the clients would take them for its name, and say so aloud.
+    ValueError for credentials in the URL of a bucket.
     """
-    if _KEYS_IN_BUCKET.search(url):
-        raise ValueError(
-            f"{redact(url)} had credentials in it, which no client of a bucket reads there: set them in the "
-            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), in a profile, or in fsspec's configuration"
-        )
+    refuse_credentials(url)
     return file_system(url)
 
 

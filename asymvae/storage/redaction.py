@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Final
+
+_KEYS_IN_BUCKET: Final = re.compile(r"\b(s3a?|gcs|gs)://(?!arn:)[^/]*[:@]")
 
 
 def redact(url: str) -> str:
@@ -23,3 +26,12 @@ def redact(url: str) -> str:
 def redact_text(text: str) -> str:
     """A text in which every URL is redacted."""
     return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+", lambda match: redact(match[0]), text)
+
+
+def refuse_credentials(url: str) -> None:
+    """ValueError for credentials in the URL of a bucket: the clients would take them for its name, and say so aloud."""
+    if _KEYS_IN_BUCKET.search(url):
+        raise ValueError(
+            f"{redact(url)} had credentials in it, which no client of a bucket reads there: set them in the "
+            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), in a profile, or in fsspec's configuration"
+        )

@@ -76,10 +76,12 @@ def test_a_checkpoint_in_s3(s3_url: str, folder: Path, tmp_path: Path, checkpoin
 
 
 class Guarded(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder for who knows the password; ``denied``: to nobody."""
+    """Files of a folder for who knows the password; ``denied``: to nobody; ``unreadable``: to be looked at alone."""
 
     def do_GET(self) -> None:
-        if self._allowed():
+        if "unreadable" in self.path:
+            self.send_error(403)
+        elif self._allowed():
             super().do_GET()
 
     def do_HEAD(self) -> None:
