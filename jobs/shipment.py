@@ -55,8 +55,8 @@ _SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|ACCESS_KE
 
 @dataclass(frozen=True)
 class Shipment:
-    """A job as it is sent. ``arguments`` are the job's own, without ``--config``; ``config`` is that file's name and
-    content; ``runtime_env`` is Ray's, without the working folder; ``code``, the hash of the code that goes along."""
+    """A job as it is sent. ``arguments`` are the job's own, without ``--config``; ``config``, that file's path here and
+    its content; ``runtime_env``, Ray's, without the working folder; ``code``, the hash of the code that goes along."""
 
     job: str
     arguments: tuple[str, ...]
@@ -67,7 +67,7 @@ class Shipment:
 
     @property
     def entrypoint(self) -> str:
-        config = ["--config", f"configs/{self.config[0]}"] if self.config else []
+        config = ["--config", f"configs/{Path(self.config[0]).name}"] if self.config else []
         # A sub-command, as benchmark has them, must stay in front.
         front = [word for word in self.arguments[:1] if not word.startswith("-")]
         return shlex.join(["python", "-m", f"jobs.{self.job}", *front, *config, *self.arguments[len(front) :]])
@@ -103,7 +103,7 @@ def make_shipment(
     """
     settings, flags = importlib.import_module(f"jobs.{job}").read(arguments)
     file = getattr(flags, "config", None)
-    config = (Path(file).name, Path(file).read_text(encoding="utf-8")) if file else None
+    config = (file, Path(file).read_text(encoding="utf-8")) if file else None
     runtime_env = _with_variable(runtime_env, "RAY_JOB_STOP_WAIT_TIME_S", str(_STOP_WITHIN_S))
     for name, value in os.environ.items():  # they have been read as settings here, so they must be so there
         if name.upper().startswith("ASYMVAE_") and name.upper() not in NO_SETTINGS:
@@ -260,7 +260,7 @@ def pack(shipment: Shipment, folder: Path) -> None:
         shutil.copyfile(path, folder / name)
     if shipment.config:
         (folder / "configs").mkdir()
-        (folder / "configs" / shipment.config[0]).write_text(shipment.config[1], encoding="utf-8")
+        (folder / "configs" / Path(shipment.config[0]).name).write_text(shipment.config[1], encoding="utf-8")
     # What a job writes into _job.json; an image with the dependencies alone has no other.
     number = version("asymvae")
     metadata = folder / f"asymvae-{number}.dist-info" / "METADATA"
@@ -269,8 +269,8 @@ def pack(shipment: Shipment, folder: Path) -> None:
 
 
 def as_command(shipment: Shipment) -> list[str]:
-    """The job's part of the command line that sends the same again, but for the configuration's folder."""
-    return [shipment.job, *(["--config", shipment.config[0]] if shipment.config else []), *shipment.arguments]
+    """The job's part of the command line that sent it, to send it with other code."""
+    return [shipment.job, *shipment.arguments, *(["--config", shipment.config[0]] if shipment.config else [])]
 
 
 def parse_resources(flags: argparse.Namespace) -> dict[str, Any]:

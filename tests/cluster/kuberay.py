@@ -44,6 +44,7 @@ CONTAINER = fields(
     ("name", "image", "resources"),
     name=TEXT,
     image=TEXT,
+    env=several(fields(("name", "value"), name=TEXT, value=TEXT)),
     ports=several(fields(("containerPort",), name={"type": "string", "maxLength": 15}, containerPort=COUNT)),
     resources=RESOURCES,
     securityContext=fields(allowPrivilegeEscalation=FLAG, capabilities=fields(drop=several(TEXT))),

@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from ray._private import ray_constants
 from ray.runtime_env import RuntimeEnv
 
 from asymvae.config import InpaintJob
@@ -105,6 +106,16 @@ def test_a_kuberay_cluster_keeps_its_head_free_and_its_token_on(spec: dict[str, 
             for mount in container.get("volumeMounts", []):
                 assert mount["name"] in {volume["name"] for volume in pod["volumes"]}
         assert {"metrics"} <= {port["name"] for port in pod["containers"][0]["ports"]}  # the PodMonitor's
+
+
+@pytest.mark.parametrize("spec", clusters(), ids=["RayCluster", "RayJob"])
+def test_a_worker_that_is_told_to_go_has_more_time_than_ray_takes_to_drain_it(spec: dict[str, Any]) -> None:
+    pod = spec["workerGroupSpecs"][0]["template"]["spec"]
+    (drain,) = pod["containers"][0]["env"]
+    assert drain["name"] == "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+    assert hasattr(ray_constants, drain["name"])  # Ray still knows it
+    assert int(drain["value"]) + 15 <= pod["terminationGracePeriodSeconds"] <= 120  # AWS' notice
+    assert spec["headGroupSpec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= 45  # its default is 30
 
 
 def test_the_rayjobs_configuration_is_one() -> None:

@@ -21,7 +21,7 @@ from asymvae.pipeline.executor import LocalExecutor
 from asymvae.pipeline.job import run_job
 from jobs import shipment
 from jobs.job_server import exit_code
-from jobs.shipment import Shipment, make_shipment, pack, read_runtime_env
+from jobs.shipment import Shipment, as_command, make_shipment, pack, read_runtime_env
 from jobs.submit import main
 from tests.jobs.conftest import Ran
 from tests.tiny import job, parts_of, write_shards
@@ -147,6 +147,7 @@ def test_what_is_sent_is_the_code_and_the_configuration(tmp_path: Path, monkeypa
     assert checked.output == "/shared/out"
     assert "output.url /shared/out: on the cluster's disks" in checked.warnings[0]
     assert Shipment.from_json(made.to_json()) == made
+    assert as_command(made) == ["inpaint", "--seed=1", "--retry-errors", "--config", str(file)]
     (tmp_path / "sent").mkdir()
     pack(made, tmp_path / "sent")
     assert {path.name.split("-")[0] for path in (tmp_path / "sent").iterdir()} == {"asymvae", "jobs", "configs"}
