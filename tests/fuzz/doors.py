@@ -108,7 +108,7 @@ def _loop(flags: argparse.Namespace, scratch: Path) -> int:
     tally = Tally(flags.out, flags.door, flags.seed)
     bound = f"{CASE_BYTES // MIB} MiB and 5 s of CPU a case"
     print(f"door {flags.door}, seed {flags.seed}, from case {flags.first}; bound: {bound}", flush=True)
-    for number, door in enumerate(DOORS[flags.door]):  # imports, once for all children
+    for number, door in enumerate(dict.fromkeys(DOORS[flags.door])):  # imports, once for all children
         whole = next(iter(seeds(door, real=False).values()))
         outcome(Case(door, number, whole, ""), scratch)
 
