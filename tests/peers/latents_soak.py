@@ -69,7 +69,7 @@ def committed(out: Path) -> int:
 def run_and_kill(folder: Path, out: str, actors: int, rng: random.Random, most: int) -> int:
     """Runs until it ends by itself, killed twice on the way, each time after 1 to ``most`` more shards and a random
     moment; the number of kills."""
-    environment = os.environ | {"RAY_ADDRESS": "local"}
+    environment = os.environ | {"RAY_ADDRESS": "local", "RAY_worker_niceness": "0"}  # Ray's 15: others' work starves it
     wanted = command(folder, out, f"--workers.min={actors}", f"--workers.max={actors}")
     kills = 0
     while True:

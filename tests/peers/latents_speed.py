@@ -1,9 +1,12 @@
 """How fast images become latents, end to end, beside the bare encoder; and what the CPU has to do for one. By hand.
 
-``python -m tests.peers.latents_speed --model configs/demo-checkpoint --size 512`` makes JPEGs of 512 px and of 12
-megapixels from the sample photographs, runs ``precompute_latents`` on them in this process, and the encoder alone on
-batches that lie ready. ``cores to keep up``: how many cores preparing would need to keep up with the bare encoder.
-With ``--device cuda`` on a GPU, ``--model x-1-5`` for the published shapes with random weights.
+``python -m tests.peers.latents_speed --model x-1-5 --images 4 --batch 2`` makes JPEGs of 512 px and of 12 megapixels
+from the sample photographs, runs ``precompute_latents`` on them in this process, and the encoder alone on batches that
+lie ready. ``x-1-5`` has the published shapes and random weights; a checkpoint's path will do too.
+
+``prepare``: read from memory, decoded, resized and cropped, in milliseconds of one core. ``cores a GPU``: how many
+cores that takes where a GPU encodes ``--gpu-rate`` images a second. ``share``: of the bare encoder's speed, by wall
+clock, and by CPU time, which is what to look at where others are at work, and says nothing of a GPU.
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ def main() -> None:
     flags.add_argument("--batch", type=int, default=4)
     flags.add_argument("--threads", type=int, default=1)
     flags.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    flags.add_argument("--gpu-rate", type=float, default=357, help="images/s that a GPU encodes, for `cores a GPU`")
     options = flags.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -57,8 +61,9 @@ def main() -> None:
         if path in PUBLISHED:
             AsymmetricAutoencoderKL(**PUBLISHED[path]).save_pretrained(str(folder / "model"))
             path = str(folder / "model")
-        print("| source | prepare, ms of a core | bare encoder, images/s | job, images/s | share | cores to keep up |")
-        print("|---|---|---|---|---|---|")
+        heads = ("source", "prepare, ms of a core", "cores a GPU", "bare encoder", "job", "share", "of CPU time")
+        print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+        bare: tuple[float, float] | None = None
         for source, (height, width) in SOURCES.items():
             data = jpegs(height, width, options.images)
             tar = write_tar(folder / f"{height}.tar", ((f"k{n}", {"jpg": each}) for n, each in enumerate(data)))
@@ -74,32 +79,40 @@ def main() -> None:
             started = time.process_time()
             planned = [prepare(n, f"k{n}", {"image": each}) for n, each in enumerate(data[:8])]
             cost = (time.process_time() - started) / len(planned)
-            bare = encoder_alone(job, planned, options)
+            bare = bare or encoder_alone(job, planned, options)
+            started = time.process_time()
             result = run_job(job, LocalExecutor())
+            spent = (time.process_time() - started) / options.images
             assert result.exit_code == 0, result
             rate = result.samples / result.seconds
             print(
-                f"| {source} | {1000 * cost:.1f} | {bare:.2f} | {rate:.2f} | {rate / bare:.0%} | {bare * cost:.2f} |",
+                f"| {source} | {1000 * cost:.1f} | {options.gpu_rate * cost:.1f} | {bare[0]:.3g} images/s |"
+                f" {rate:.3g} images/s | {rate / bare[0]:.0%} | {bare[1] / spent:.0%} of {spent:.2f} s |",
                 flush=True,
             )
 
 
-def encoder_alone(job: PrecomputeJob, planned: list[LatentsPlanned | Fault], options: argparse.Namespace) -> float:
-    """Images a second of batches that lie on the device."""
+def encoder_alone(
+    job: PrecomputeJob, planned: list[LatentsPlanned | Fault], options: argparse.Namespace
+) -> tuple[float, float]:
+    """(images a second, seconds of CPU an image) of batches that lie on the device."""
     model = load_model(job, options.device)
     windows = [one.items[0].pixels for one in planned if isinstance(one, LatentsPlanned)][: options.batch]
     pixels = torch.from_numpy(np.stack(windows)).to(options.device)
     rounds = max(2, options.images // options.batch)
-    with torch.inference_mode():
+
+    def encode() -> None:
         model.encode(normalised(pixels).to(model.dtype))
         if options.device == "cuda":
             torch.cuda.synchronize()
-        started = time.perf_counter()
+
+    with torch.inference_mode():
+        encode()
+        started, spent = time.perf_counter(), time.process_time()
         for _ in range(rounds):
-            model.encode(normalised(pixels).to(model.dtype))
-        if options.device == "cuda":
-            torch.cuda.synchronize()
-    return rounds * len(windows) / (time.perf_counter() - started)
+            encode()
+    images = rounds * len(windows)
+    return images / (time.perf_counter() - started), (time.process_time() - spent) / images
 
 
 if __name__ == "__main__":
