@@ -238,3 +238,12 @@ def test_a_part_of_another_kind_is_broken(out: Path) -> None:
     digest, size = hash_file(path)
     edit(out, lambda record: record["parts"][1].update(sha256=digest, size=size))
     assert audit(str(out), deep=True).broken == ["metrics/00000.parquet: its columns are not those of its kind"]
+
+
+@pytest.mark.parametrize(("code", "gap_is_well"), [("parquet_corrupt", True), ("tar_truncated", False)])
+def test_rows_behind_a_lost_row_group_keep_their_numbers(tmp_path: Path, code: str, gap_is_well: bool) -> None:
+    ledger = open_job(str(tmp_path / "out"))
+    commit(ledger, a_shard(), tmp_path / "spool", [result(0), result(20)], [error(21), error(None, code)])
+    report = audit(ledger.url, deep=True)
+    assert report.ok == gap_is_well, report.broken
+    assert (report.samples, report.incomplete) == (3, 1)
