@@ -54,6 +54,7 @@ def test_known_pixels_are_the_originals_in_the_result_and_in_a_lossless_file(
     for item in made.items:
         assert item.image.shape == (*item.mask.shape, 3)
         assert all(side % setting.factor == 0 for side in item.mask.shape)
+        assert bool(hole.any()) <= bool(item.mask.any()), "the network is shown the hole"
         decoded = noise(item.mask.shape, 1)
     out = composite(prepared, decoded, "paste")
     assert out.shape == pixels.shape
