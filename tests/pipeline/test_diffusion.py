@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -137,7 +131,7 @@ def test_parquet_holds_overrides_as_text_or_as_structs(
 
 
 class Backwards(LocalExecutor):
-    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Iterator[Report | None]:
+    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Generator[Report | None, None, None]:
         return super().run(recipe, shards[::-1], tally)
 
 
@@ -179,45 +173,23 @@ def test_an_actor_killed_between_two_batches(
     check(result, out, undisturbed)
 
 
-@pytest.mark.timeout(280)
-def test_a_driver_killed_and_the_command_given_again(
+class EndsAfterOne(LocalExecutor):
+    """As if the driver were stopped between two shards; tests/pipeline/test_same_bytes.py kills real ones."""
+
+    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Generator[Report | None, None, None]:
+        yield next(super().run(recipe, shards, tally))
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_ended_early_goes_on(
     shards: str, checkpoint: Path, diffusion_checkpoint: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
-    out = tmp_path / "out"
-    flags = {
-        "input.urls": shards,
-        "output.url": out,
-        "model.path": checkpoint,
-        "inpaint.method": "diffusion",
-        "inpaint.variants": VARIANTS,
-        **{f"inpaint.diffusion.{name}": value for name, value in diffusion_of(diffusion_checkpoint).items()},
-        "workers.gpus": 0,
-        "workers.batch_size": 4,
-        "workers.shards_in_flight": 1,
-        "max_error_fraction": 0.6,
-    }
-    command = [sys.executable, "-m", "jobs.inpaint", *(f"--{name}={value}" for name, value in flags.items())]
-    environment = os.environ | {"RAY_ADDRESS": "local"}  # a Ray of its own, not the other tests' cluster
-    with (tmp_path / "log").open("wb") as log:
-        driver = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        while not list((out / "_commits").glob("*.json")):
-            assert driver.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.02)
-        family = psutil.Process(driver.pid).children(recursive=True)
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-    # A worker may commit one shard more until Ray notices that its driver is gone.
-    _, alive = psutil.wait_procs(family, timeout=5)
-    for process in alive:
-        process.kill()
-    committed = len(list((out / "_commits").glob("*.json")))
-    assert 1 <= committed < SHARDS
-    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert f"{PLANNED - ERRORS} results + {ERRORS} errors, of {PLANNED} planned" in again.stdout
-    result = run_job(painting(shards, out, checkpoint, diffusion_checkpoint), LocalExecutor())
-    assert result.plan.left == ()
-    check(result, out, undisturbed)
+    settings = painting(shards, tmp_path, checkpoint, diffusion_checkpoint)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(settings, EndsAfterOne())
+    result = run_job(settings, LocalExecutor())
+    assert len(result.plan.left) == SHARDS - 1
+    check(result, tmp_path, undisturbed)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------

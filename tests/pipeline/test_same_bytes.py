@@ -7,10 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
-import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
@@ -21,13 +20,14 @@ from asymvae.pipeline.progress import Tally
 from asymvae.pipeline.worker import Report
 from asymvae.storage.audit import audit
 from asymvae.storage.shards import Shard
+from tests.soak.crash_job import gone, workers_of
 from tests.tiny import job, parts_of
 
 KILLERS = "tests.pipeline.killers"
 
 
 class Backwards(LocalExecutor):
-    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Iterator[Report | None]:
+    def run(self, recipe: Recipe, shards: Sequence[Shard], tally: Tally) -> Generator[Report | None, None, None]:
         return super().run(recipe, shards[::-1], tally)
 
 
@@ -97,29 +97,45 @@ def test_a_poison_shard_is_given_up_by_name_and_takes_no_neighbour_along(
     assert parts_of(tmp_path) == {name: part for name, part in undisturbed.items() if "00002" not in name}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_driver_killed_and_restarted(
-    shards: str, checkpoint: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+    number: signal.Signals,
+    cluster: Cluster,
+    shards: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    undisturbed: dict[str, bytes],
 ) -> None:
-    settings = job(shards, tmp_path / "out", checkpoint)
-    command = [sys.executable, "-m", "jobs.inpaint", f"--input.urls={shards}", f"--output.url={tmp_path / 'out'}"]
+    out, spool = tmp_path / "out", tmp_path / "spool"
+    command = [sys.executable, "-m", "jobs.inpaint", f"--input.urls={shards}", f"--output.url={out}"]
     command += [f"--model.path={checkpoint}", "--workers.gpus=0", "--workers.batch_size=4", "--max_error_fraction=0.5"]
-    command += ["--workers.shards_in_flight=1"]
-    environment = os.environ | {"RAY_ADDRESS": "local"}  # a Ray of its own, not the other tests' cluster
+    command += ["--workers.shards_in_flight=1", f"--workers.spool={spool}"]
+    environment = os.environ | {"RAY_ADDRESS": cluster.address}
     with (tmp_path / "log").open("wb") as log:
         driver = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        while not list((tmp_path / "out" / "_commits").glob("*.json")):
+        while not list((out / "_commits").glob("*.json")):
             assert driver.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.02)
-        family = psutil.Process(driver.pid).children(recursive=True)
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-    # A worker may commit one shard more until Ray notices that its driver is gone.
-    _, alive = psutil.wait_procs(family, timeout=5)
-    for process in alive:
-        process.kill()
-    committed = len(list((tmp_path / "out" / "_commits").glob("*.json")))
+        driver.send_signal(number)
+        code = driver.wait(60)
+    if number == signal.SIGTERM:  # the workers were told, and have given up what they were at
+        assert code == 128 + number
+        assert "the same command goes on" in (tmp_path / "log").read_text()
+        assert not list(spool.iterdir())
+    wait_for_the_end_of_workers(cluster)
+    committed = len(list((out / "_commits").glob("*.json")))
     assert 1 <= committed < 4
-    result = run_job(settings, LocalExecutor())
+    result = run_job(job(shards, out, checkpoint, workers={"spool": str(spool)}), LocalExecutor())
     assert len(result.plan.left) == 4 - committed
-    check(result, tmp_path / "out", undisturbed)
+    check(result, out, undisturbed)
+    assert not list(spool.iterdir())
+
+
+def wait_for_the_end_of_workers(cluster: Cluster) -> None:
+    """A worker may commit one shard more until Ray notices that its driver is gone."""
+    raylets = [
+        process.process.pid
+        for node in (cluster.head_node, *cluster.worker_nodes)
+        for process in node.all_processes["raylet"]
+    ]
+    assert not gone(lambda: workers_of(raylets), within=30)

@@ -65,7 +65,7 @@ def actor_killed(round_: Round) -> None:
     found = workers_of(place.raylets())
     if driver.alive and found:
         victim = round_.rng.choice(found)
-        name = " ".join(victim.cmdline())
+        name = " ".join(victim.cmdline()).strip()
         round_.hit = killed(victim)
         round_.story = f"{name} after {time.monotonic() - driver.started:.1f} s"
     round_.end(driver, 0)
