@@ -157,9 +157,11 @@ def _record_failure(ledger: Ledger, shard: Shard, result: JobResult) -> None:
 def _too_many_errors(samples: int, errors: Counter[str], kind: Kind[Any]) -> str:
     wrong = errors.total() / kind.variants
     allowed = kind.job.max_error_fraction
-    if samples == 0 or wrong <= allowed * samples:
+    if wrong <= allowed * samples or allowed == 1:
         return ""
     codes = ", ".join(f"{code}: {count}" for code, count in errors.most_common(5))
+    if samples == 0:
+        return f"no shard holds a sample that can be read ({codes}); see errors/ for what is wrong with which"
     return (
         f"{wrong:g} of {samples} samples are errors ({codes}); max_error_fraction allows {allowed:g}. "
         "See errors/ for which, or raise it if they are to be expected"

@@ -312,3 +312,12 @@ def test_a_method_that_looks_into_the_hole_would_be_found_out(
 ) -> None:
     black, noise = holes_apart(inpaint={"method": "tests.pipeline.test_job:Leaky"})
     assert black["results/a.parquet"] != noise["results/a.parquet"]
+
+
+def test_a_job_whose_shards_hold_nothing_that_can_be_read_says_so(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"no tar at all" * 100)
+    for allowed, code in ((0.05, 1), (1.0, 0)):
+        settings = job(str(tmp_path / "a.tar"), tmp_path / "out", checkpoint, max_error_fraction=allowed)
+        result = run_job(settings, LocalExecutor())
+        assert result.exit_code == code
+        assert ("no shard holds a sample that can be read (tar_corrupt: 1)" in result.stopped) == bool(code)
