@@ -67,7 +67,7 @@ def blend_mask(mask: NDArray[np.float32], *, dilate: int, feather: int) -> NDArr
         return mask
     top, left = max(0, box[0] - reach), max(0, box[1] - reach)
     near = (slice(top, box[2] + reach), slice(left, box[3] + reach))  # nothing changes further away
-    distance = cv2.distanceTransform((~hole[near]).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = _distance(~hole[near])
     # At dilate + feather + 1 the ramp would be 0: so it has `feather` pixels above 0.
     fall = np.clip((distance - np.float32(dilate)) / np.float32(feather + 1), 0, 1)
     grown = 1 - fall * fall * (3 - 2 * fall)
@@ -125,6 +125,20 @@ def _resize_rows(mask: NDArray[_Cell], count: int, begin: int, end: int) -> NDAr
     for offset in range(1, int((ends - begins).max())):
         np.maximum(reduced, mask[np.minimum(begins + offset, ends - 1)], out=reduced)
     return reduced
+
+
+def _distance(known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """In pixels, to the nearest that isn't known; rounded from the exact root.
+
+    By OpenCV's own code. Intel's, which it would call where it is built with it, rounds by where in memory its input
+    lies and by the number of threads (by up to 1e-4 px): the same mask gave other bytes.
+    """
+    before = cv2.ipp.useIPP()
+    cv2.ipp.setUseIPP(False)  # of this thread alone
+    try:
+        return np.asarray(cv2.distanceTransform(known.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+    finally:
+        cv2.ipp.setUseIPP(before)
 
 
 def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -33,12 +33,15 @@ def test_the_blend_is_one_over_the_hole_and_grows_outward_only_and_as_far_as_was
     assert (blend >= mask).all()
     assert blend.max(initial=0) <= 1
     distance = ndimage.distance_transform_edt(~hole) if hole.any() else np.full(size, np.inf)
-    assert (blend[distance <= dilate] == 1).all()
-    # one float32 rounding of a distance that may be a root
-    if dilate + feather:
-        assert (blend[distance <= dilate + feather - 1e-3] > 0).all()
-    far = distance > dilate + feather + 1 if dilate + feather else distance > 0
-    np.testing.assert_array_equal(blend[far], mask[far])
+    if dilate + feather == 0:
+        np.testing.assert_array_equal(blend, mask)
+        return
+    # Bit by bit: OpenCV's distance by way of IPP hung on where the mask lay in memory.
+    fall = np.clip((distance.astype(np.float32) - np.float32(dilate)) / np.float32(feather + 1), 0, 1)
+    np.testing.assert_array_equal(blend, np.maximum(mask, 1 - fall * fall * (3 - 2 * fall)))
+    assert (blend[distance <= dilate + feather] > 0).all()
+    beyond = distance >= dilate + feather + 1
+    np.testing.assert_array_equal(blend[beyond], mask[beyond])
 
 
 @examples(60)
