@@ -134,12 +134,12 @@ def _shard(data: bytes, path: Path, door: str, fields: FieldNames, number: int) 
             row.key.encode()  # what a part's column of strings takes
         if isinstance(row, BadSample):
             _declared(row.fault, set(FAULTS))
-            assert (row.key in keys) == (row.fault.code == "duplicate_key")
+            assert (row.key in keys) == (row.fault.code == "duplicate_key")  # None never is
         else:
             assert row.key not in keys, "a key for a second time"
             inpainting(row, number)
-        keys.add(row.key)
-    keys.discard(None)
+        if row.key is not None:
+            keys.add(row.key)
     assert door == "parquet" or len(faults) <= 1, faults
     return Counter(faults).most_common(1)[0][0] if faults else "whole" if rows else "nothing in it"
 
