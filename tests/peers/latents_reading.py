@@ -4,9 +4,9 @@ By hand: ``python -m tests.peers.latents_reading``. Prints samples a second and 
 turns, and bytes on disk a sample.
 
 The samples are posteriors of SD's shape at 512 px, (4, 64, 64) in float16, with a caption of 80 bytes; the files are in
-the page cache. LatentDataset is set beside pyarrow alone in as many processes, one thread each, reading the columns
-that it reads into numpy arrays of a row group, in the file's order: no batches, no shuffle, no float32, nothing
-scaled, nothing handed to another process. ``sample=True`` draws noise too. The others end in float32 batches of 32 of
+the page cache. LatentDataset is set beside pyarrow alone in as many workers, one thread each, reading the columns that
+it reads into numpy arrays of a row group, in the file's order: no batches, no shuffle, no float32, nothing scaled, and
+of a worker's arrays none is handed over. ``sample=True`` draws noise too. The others end in float32 batches of 32 of
 means and logvars as they are. The .npz are uncompressed, as kohya's scripts write them; the tars too.
 
 CPU time is that of this process and its workers. On a machine where others are at work, it is what can be compared.
@@ -184,7 +184,7 @@ def cpu_seconds() -> float:
 
 def ways(folder: Path, workers: int) -> dict[str, tuple[str, str, Callable[[], int]]]:
     """By name: where the files are, what it is set beside, and the reader."""
-    of = "1 process" if workers == 1 else f"{workers} processes"
+    of = "no worker" if not workers else "1 worker" if workers == 1 else f"{workers} workers"
     both, means = f"pyarrow, mean and logvar, {of}", f"pyarrow, mean, {of}"
     return {
         both: ("out", both, partial(read_pyarrow, folder, workers, ("mean", "logvar"))),
@@ -200,12 +200,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0, 1, 2], help="of the DataLoader; 0: in this process"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write(folder, arguments.samples)
-        readers = ways(folder, 1) | ways(folder, 2)
+        readers = {name: of for workers in arguments.workers for name, of in ways(folder, workers).items()}
         speeds: dict[str, dict[int, float]] = {}
         costs: dict[str, dict[int, float]] = {}
         turns = {name: partial(timed, read, arguments.samples) for name, (_, _, read) in readers.items()}

@@ -98,6 +98,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--crops", type=int, default=20_000)
     flags.add_argument("--shards", type=int, default=20)
+    flags.add_argument("--actors", type=int, nargs="+", default=[1, 2])
     options = flags.parse_args()
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
@@ -109,7 +110,7 @@ def main() -> None:
         subprocess.run(command(folder, "undisturbed", "--executor=local"), check=True, stdout=subprocess.DEVNULL)
         print(f"undisturbed: {time.monotonic() - started:.0f} s", flush=True)
         wanted = parts_of(folder / "undisturbed")
-        for actors in (1, 2):
+        for actors in options.actors:
             started = time.monotonic()
             kills = run_and_kill(folder, str(actors), actors, rng, max(1, options.shards // 4))
             report = audit(str(folder / str(actors)), deep=True)
