@@ -86,14 +86,17 @@ class Pool:
                 except queue.Empty:
                     yield None
                     continue
+                report = None
                 if shard is None:
                     self._started(worker, answer)
-                elif report := self._reported(worker, shard, answer):
-                    yield shard, report
+                else:
+                    report = self._reported(worker, shard, answer)
                 self._feed(worker)
                 if self._waiting and worker not in self._workers:  # its shards may be for one that had nothing to do
                     for idle in [other for other in self._workers if not other.shards]:
                         self._feed(idle)
+                if shard is not None and report is not None:  # its worker is at the next one while this is looked at
+                    yield shard, report
         finally:
             self._close()
 

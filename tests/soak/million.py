@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.object_store import BUCKET, start_object_store
+from tests.object_store import BUCKET, ObjectStore, start_object_store
 
 T = TypeVar("T")
 
@@ -93,15 +93,16 @@ def make_input(root: Path, shards: int) -> None:
                 os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
 
 
-def make_commits(root: Path, out: Path, settings: Any, left: int) -> None:
-    """A commit for every shard but the last ``left``, each with a part of results and one of metrics."""
+def make_commits(out: Path, settings: Any, left: int) -> None:
+    """A commit for every shard but the last ``left``, each with a part of results and one of metrics: below ``out``,
+    a local folder, as they lie below the job's output."""
     from asymvae.pipeline.plan import make_plan, open_output
     from asymvae.storage.ledger import commit_id
 
     plan = make_plan(settings)
     open_output(plan)
     for kind in ("_commits", "results", "metrics"):
-        (out / kind).mkdir(exist_ok=True)
+        (out / kind).mkdir(parents=True, exist_ok=True)
     body = {
         "format_version": 1, "fingerprint": plan.recipe.fingerprint, "errors_by_code": {}, "degraded": False,
         "counts": {"samples": 1000, "planned": 1000, "results": 1000, "errors": 0, "shard_errors": 0},
@@ -150,7 +151,13 @@ def step(name: str, root: str, out: str, checkpoint: str, shards: int, left: int
         "glob over folders": f"{root}/in/*/*.tar",
         "braces over folders": f"{root}/in/{{0000..{last // 1000:04d}}}/shard-*.tar",
     }
-    if name.startswith("list "):
+
+    def settings() -> Any:
+        return job(patterns["flat glob"], out, checkpoint, input={"root": root})
+
+    if name == "make commits":
+        make_commits(Path(checkpoint).parent / "commits" / "out", settings(), left)
+    elif name.startswith("list "):
         pattern = patterns[name.removeprefix("list ")]
         found = meter.measure(name, lambda: list_shards(pattern, root=root, format="auto"))
         assert len(found) == shards, len(found)
@@ -160,12 +167,10 @@ def step(name: str, root: str, out: str, checkpoint: str, shards: int, left: int
     elif name == "commits":
         assert len(meter.measure(name, lambda: Ledger(out).committed())) == shards - left
     elif name == "plan":
-        settings = job(patterns["flat glob"], out, checkpoint, input={"root": root})
-        plan = meter.measure(name, lambda: make_plan(settings))
+        plan = meter.measure(name, lambda: make_plan(settings()))
         assert (len(plan.shards), len(plan.left)) == (shards, left), (len(plan.shards), len(plan.left))
     elif name == "audit":
-        settings = job(patterns["flat glob"], out, checkpoint, input={"root": root})
-        plan = make_plan(settings)
+        plan = make_plan(settings())
         report = meter.measure(name, lambda: audit(out, deep=False, shards=plan.shards))
         assert (report.shards, len(report.missing), report.orphaned) == (shards - left, left, []), report.missing[:3]
 
@@ -177,27 +182,31 @@ STEPS = (
 
 
 @contextlib.contextmanager
-def local_place(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    yield str(folder), {}
+def local_place(folder: Path) -> Iterator[tuple[str, dict[str, str], Callable[[], None]]]:
+    yield str(folder), {}, lambda: os.replace(folder.parent / "commits" / "out", folder / "out")
 
 
 @contextlib.contextmanager
-def s3_place(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The folder's files put below s3://: SeaweedFS copies them by its own tool, over a thousand a second."""
+def s3_place(folder: Path) -> Iterator[tuple[str, dict[str, str], Callable[[], None]]]:
+    """A bucket on SeaweedFS with what is below the folder."""
     store = start_object_store(folder.parent / "weed")
     try:
-        command = Path(f"/proc/{store.process.pid}/cmdline").read_text().split("\0")
-        (filer,) = [part.partition("=")[2] for part in command if part.startswith("-filer.port=")]
-        weed = Path(sys.executable).with_name("weed")
-        started = time.perf_counter()
-        print("copying", file=sys.stderr)
-        into = f"http://127.0.0.1:{filer}/buckets/{BUCKET}/"
-        copy = [str(weed), "filer.copy", "-c=32", *(str(path) for path in sorted(folder.iterdir())), into]
-        subprocess.run(copy, check=True, stdout=subprocess.DEVNULL)
-        print(f"copied in {time.perf_counter() - started:.0f} s", file=sys.stderr)
-        yield f"s3://{BUCKET}", store.env
+        copy(store, folder)
+        yield f"s3://{BUCKET}", store.env, lambda: copy(store, folder.parent / "commits")
     finally:
         store.stop()
+
+
+def copy(store: ObjectStore, folder: Path) -> None:
+    """By the server's own tool: it takes thousands a second, where a client in Python takes hundreds."""
+    command = Path(f"/proc/{store.process.pid}/cmdline").read_text().split("\0")
+    (filer,) = [part.partition("=")[2] for part in command if part.startswith("-filer.port=")]
+    weed = Path(sys.executable).with_name("weed")
+    into = f"http://127.0.0.1:{filer}/buckets/{BUCKET}/"
+    started = time.perf_counter()
+    what = [str(weed), "filer.copy", "-c=32", *(str(path) for path in sorted(folder.iterdir())), into]
+    subprocess.run(what, check=True, stdout=subprocess.DEVNULL)
+    print(f"copied in {time.perf_counter() - started:.0f} s", file=sys.stderr)
 
 
 def main() -> None:
@@ -225,24 +234,30 @@ def main() -> None:
 
 
 def _run(folder: Path, given: argparse.Namespace) -> None:
-    from tests.tiny import job, tiny_model
+    from tests.tiny import tiny_model
 
     data, checkpoint = folder / "data", folder / "checkpoint"
     if not checkpoint.exists():
         tiny_model().save_pretrained(checkpoint)
         make_input(data, given.shards)
     place = local_place if given.where == "local" else s3_place
-    out = data / "out"
-    if not out.exists() and given.where == "local":
-        out.mkdir()
-        make_commits(data, out, job(f"{data}/flat/*.tar", out, checkpoint, input={"root": str(data)}), given.left)
-    with place(data) as (root, environment):
-        print("| step                               |        s |    CPU s | MiB before | MiB peak | requests |")
-        print("|------------------------------------|----------|----------|------------|----------|----------|")
-        for name in given.steps.split(","):
+    with place(data) as (root, environment, put_commits):
+
+        def run(name: str) -> None:
             arguments = [name, root, f"{root}/out", str(checkpoint), str(given.shards), str(given.left)]
             command = [sys.executable, "-m", "tests.soak.million", "--step", *arguments]
             subprocess.run(command, check=True, env=os.environ | environment)
+
+        if not (data / "out").exists():
+            run("make commits")
+            put_commits()
+        print("| step                               |        s |    CPU s | MiB before | MiB peak | requests |")
+        print(
+            "|------------------------------------|----------|----------|------------|----------|----------|",
+            flush=True,
+        )
+        for name in given.steps.split(","):
+            run(name)
 
 
 if __name__ == "__main__":
