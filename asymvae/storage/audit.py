@@ -107,20 +107,22 @@ def audit_and_survey(
     # Objects before records: one that is committed in between is then named, and no orphan.
     survey = Survey(filesystem.list_files(out_url, recursive=True))
     objects, named = survey.objects, survey.named
-    committed = ledger.committed()
+    committed = set(ledger.committed_names())
     failed = ledger.failed()
 
-    ids: dict[str, list[str]] = {}
+    ids: dict[str, str] = {}
+    several: dict[str, list[str]] = {}
 
     def look(name: str) -> _Found:
         return _look(ledger, name, fingerprint, objects, deep)
 
     with ThreadPoolExecutor(_SHARDS_AT_ONCE if deep else _RECORDS_AT_ONCE) as pool:
-        names = list(committed)
+        names = sorted(committed)
         for start in range(0, len(names), _CHUNK):
             chunk = names[start : start + _CHUNK]
             for done, (name, found) in enumerate(zip(chunk, pool.map(look, chunk), strict=True), start + 1):
-                ids.setdefault(name.rpartition(".")[0], []).append(name)
+                if (first := ids.setdefault(name.rpartition(".")[0], name)) != name:
+                    several.setdefault(name.rpartition(".")[0], [first]).append(name)
                 report.missing += found.missing
                 report.broken += found.broken
                 if found.record is not None:
@@ -131,9 +133,8 @@ def audit_and_survey(
 
     report.shards = len(ids)
     report.broken += [
-        f"{shard}: {len(several)} commits ({', '.join(sorted(several))}); remove those of an older input"
-        for shard, several in sorted(ids.items())
-        if len(several) > 1
+        f"{shard}: {len(of_one)} commits ({', '.join(sorted(of_one))}); remove those of an older input"
+        for shard, of_one in sorted(several.items())
     ]
     undone = {shard.name for shard in shards or () if commit_name(fingerprint, shard) not in committed}
     for shard_name in sorted(undone - failed.keys()):
