@@ -61,6 +61,7 @@ class FaultProxy:
         self._random = random.Random(seed)
         self._places: dict[str, tuple[int, int]] = {}
         self._away: Away | None = None
+        self.gone_at = 0.0  # on the monotonic clock
         self._trigger: tuple[Callable[[str, str], bool], Away] | None = None
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
@@ -94,7 +95,7 @@ class FaultProxy:
         self._trigger = (request, how)
 
     def go(self, how: Away) -> None:
-        self._away, self._trigger = how, None
+        self._away, self._trigger, self.gone_at = how, None, time.monotonic()
         if how == "refused":
             self._hang_up()
 
