@@ -284,9 +284,19 @@ def two_nodes() -> Iterator[TwoNodes]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the code, which nobody edits while jobs are sent and sent again."""
+    folder = tmp_path_factory.mktemp("code")
+    for package in ("asymvae", "jobs"):
+        shutil.copytree(shipment._CODE / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
 @pytest.fixture
-def cluster(two_nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch) -> TwoNodes:
+def cluster(two_nodes: TwoNodes, code: Path, monkeypatch: pytest.MonkeyPatch) -> TwoNodes:
     """The cluster, as where ``jobs.submit`` goes, with its token."""
+    monkeypatch.setattr(shipment, "_CODE", code)
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", two_nodes.address)
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
