@@ -156,6 +156,8 @@ def _list_local(root: str, below: str, recursive: bool, prefix: str) -> Iterator
     with entries:
         for entry in entries:
             name = below + entry.name
+            if not recursive and not name.startswith(prefix):  # nearly all, where a commit looks for its shard's others
+                continue
             try:
                 if entry.is_dir():
                     if recursive and (name.startswith(prefix) or prefix.startswith(name + "/")):

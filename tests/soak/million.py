@@ -156,7 +156,7 @@ def step(name: str, root: str, out: str, checkpoint: str, shards: int, left: int
         return job(patterns["flat glob"], out, checkpoint, input={"root": root})
 
     if name == "make commits":
-        make_commits(Path(checkpoint).parent / "commits" / "out", settings(), left)
+        make_commits(Path(checkpoint).parent / "commits" / "out" if "://" in out else Path(out), settings(), left)
     elif name.startswith("list "):
         pattern = patterns[name.removeprefix("list ")]
         found = meter.measure(name, lambda: list_shards(pattern, root=root, format="auto"))
@@ -183,7 +183,7 @@ STEPS = (
 
 @contextlib.contextmanager
 def local_place(folder: Path) -> Iterator[tuple[str, dict[str, str], Callable[[], None]]]:
-    yield str(folder), {}, lambda: os.replace(folder.parent / "commits" / "out", folder / "out")
+    yield str(folder), {}, lambda: None
 
 
 @contextlib.contextmanager
@@ -200,9 +200,9 @@ def s3_place(folder: Path) -> Iterator[tuple[str, dict[str, str], Callable[[], N
 def copy(store: ObjectStore, folder: Path) -> None:
     """By the server's own tool: it takes thousands a second, where a client in Python takes hundreds."""
     command = Path(f"/proc/{store.process.pid}/cmdline").read_text().split("\0")
-    (filer,) = [part.partition("=")[2] for part in command if part.startswith("-filer.port=")]
+    ports = dict(part.removeprefix("-").split("=", 1) for part in command if ".port" in part)
     weed = Path(sys.executable).with_name("weed")
-    into = f"http://127.0.0.1:{filer}/buckets/{BUCKET}/"
+    into = f"http://127.0.0.1:{ports['filer.port']}.{ports['filer.port.grpc']}/buckets/{BUCKET}/"
     started = time.perf_counter()
     what = [str(weed), "filer.copy", "-c=32", *(str(path) for path in sorted(folder.iterdir())), into]
     subprocess.run(what, check=True, stdout=subprocess.DEVNULL)
