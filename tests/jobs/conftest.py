@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.inpaint import main
+from jobs.submit import main as submit_main
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Ran:
 
 
 Inpaint = Callable[..., Ran]
+Submit = Callable[..., Ran]
 
 
 @pytest.fixture
@@ -33,6 +35,22 @@ def inpaint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Inpaint:
         fixed = ["--executor=local", "--workers.gpus=0", f"--model.path={checkpoint}"]
         try:
             code: int | str | None = main([*fixed, *flags])
+        except SystemExit as error:
+            code = error.code
+        said = capsys.readouterr()
+        return Ran(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def submit(capsys: pytest.CaptureFixture[str]) -> Submit:
+    """``jobs.submit`` with these arguments; no exception gets out but what would be a traceback."""
+
+    def run(*arguments: str) -> Ran:
+        capsys.readouterr()
+        try:
+            code: int | str | None = submit_main(arguments)
         except SystemExit as error:
             code = error.code
         said = capsys.readouterr()
