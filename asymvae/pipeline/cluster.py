@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from asymvae.config import ShardJob
@@ -137,13 +138,20 @@ def check_output_is_shared(out: str) -> None:
             look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(str(probe))
             for node in alive
         ]
-        if not all(ray.get(seen)):
+        if not all(map(_seen, seen)):
             raise ConfigurationError(
                 f"output.url {out} is a local folder that not every node of the cluster sees: "
                 "set it to an object store (s3://, gs://) or a shared file system"
             )
     finally:
         probe.unlink(missing_ok=True)
+
+
+def _seen(answer: Any) -> bool:
+    try:
+        return bool(ray.get(answer))
+    except RayError:  # the node was lost while it was asked: no worker runs there
+        return True
 
 
 def check_placement(job: ShardJob) -> None:

@@ -44,6 +44,11 @@ class Interruption:
         before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         try:
             yield self
+        except KeyboardInterrupt as error:
+            # Where Ray waits in C it takes what the handler raises for a sign, and raises one of these itself.
+            if self._number and not isinstance(error, Interrupted):
+                raise Interrupted(self._number) from error
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

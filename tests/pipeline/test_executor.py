@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from asymvae.inpaint.harmonic import HarmonicFill
 from asymvae.pipeline import executor
-from asymvae.pipeline.cluster import check_resources, connect
+from asymvae.pipeline.cluster import check_output_is_shared, check_resources, connect
 from asymvae.pipeline.executor import RayExecutor
 from asymvae.pipeline.job import run_job
 from asymvae.pipeline.plan import ConfigurationError
@@ -63,6 +63,22 @@ def test_an_actor_that_does_not_fit_is_refused_here_but_not_on_a_cluster_that_ma
         check_resources(settings)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # as `ray job submit` sets it, on a head without GPUs
     check_resources(settings)
+
+
+def test_a_node_that_is_lost_while_it_is_asked_is_not_asked_again(cluster: Cluster, tmp_path: Path) -> None:
+    # The job ended with Ray's traceback, before anything had been begun.
+    node = cluster.add_node(num_cpus=0)
+    cluster.wait_for_nodes()
+    lost = next(found["NodeID"] for found in ray.nodes() if found["NodeManagerPort"] == node.node_manager_port)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("asymvae.pipeline.cluster.nodes", lambda: [lost, *_others(lost)])
+        cluster.remove_node(node, allow_graceful=False)
+        check_output_is_shared(str(tmp_path / "out"))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def _others(lost: str) -> list[str]:
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != lost]
 
 
 def test_labels_and_kinds_of_gpu_that_cannot_be_are_wrong_settings(cluster: Cluster) -> None:

@@ -34,6 +34,7 @@ class Round:
     same_bytes: bool = True
     hit: bool = False
     story: str = ""  # what was done, and when
+    took: float = 0.0  # seconds, of the disturbed driver
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -45,6 +46,7 @@ class Round:
 
     def end(self, driver: Driver, *allowed: int) -> int:
         code = driver.wait(_ENDS_WITHIN_S)
+        self.took = self.took or driver.ended - driver.started
         if code not in allowed:
             self.problems.append(
                 f"exit code {code}, not {' or '.join(map(str, allowed))}; it said: {driver.said[-2000:]}"

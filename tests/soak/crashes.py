@@ -115,6 +115,10 @@ def run_round(place: Place, cluster: Cluster, folder: Path, kind: str, rng: rand
     round_ = Round(place, cluster, folder, rng)
     try:
         KINDS[kind](round_)
+        if not round_.hit and kind != "two_drivers":  # undisturbed after all: it takes so long, as busy as it is now
+            before, place.seconds[round_.job.executor] = place.seconds[round_.job.executor], round_.took
+            if round_.job.executor == "cluster":
+                place.actors_after *= round_.took / before
         if not round_.problems:
             again = round_.job.start("rerun.log")
             round_.end(again, 0)
