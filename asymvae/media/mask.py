@@ -128,7 +128,7 @@ def _resize_rows(mask: NDArray[_Cell], count: int, begin: int, end: int) -> NDAr
 
 
 def _distance(known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """In pixels, to the nearest that isn't known; rounded from the exact root.
+    """In pixels, to the nearest that isn't known; up to 4096 px the exact root, rounded.
 
     By OpenCV's own code. Intel's, which it would call where it is built with it, rounds by where in memory its input
     lies and by the number of threads (by up to 1e-4 px): the same mask gave other bytes.

@@ -38,7 +38,10 @@ def test_the_blend_is_one_over_the_hole_and_grows_outward_only_and_as_far_as_was
         return
     # Bit by bit: OpenCV's distance by way of IPP hung on where the mask lay in memory.
     fall = np.clip((distance.astype(np.float32) - np.float32(dilate)) / np.float32(feather + 1), 0, 1)
-    np.testing.assert_array_equal(blend, np.maximum(mask, 1 - fall * fall * (3 - 2 * fall)))
+    wanted = np.maximum(mask, 1 - fall * fall * (3 - 2 * fall))
+    near = distance < 4096  # whose square float32 holds
+    np.testing.assert_array_equal(blend[near], wanted[near])
+    np.testing.assert_allclose(blend, wanted, rtol=0, atol=1e-6)
     assert (blend[distance <= dilate + feather] > 0).all()
     beyond = distance >= dilate + feather + 1
     np.testing.assert_array_equal(blend[beyond], mask[beyond])
