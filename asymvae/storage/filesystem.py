@@ -173,6 +173,8 @@ def _list_s3(fs: Any, path: str, recursive: bool, prefix: str) -> Iterator[tuple
     """Page by page: s3fs would first collect every entry, 2 KiB each."""
     bucket, _, key = path.partition("/")
     folder = f"{key}/" if key else ""
+    fs.connect()
+    fs.session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     ask = {"Bucket": bucket, "Prefix": folder + prefix, **({} if recursive else {"Delimiter": "/"}), **fs.req_kw}
     while True:
         try:
@@ -186,6 +188,17 @@ def _list_s3(fs: Any, path: str, recursive: bool, prefix: str) -> Iterator[tuple
         if not page.get("IsTruncated"):
             return
         ask["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _timestamp(text: Any) -> datetime:
+    """As botocore has it, which takes 45 ms for those of a page of 1,000 files, and this 1 ms."""
+    from botocore.utils import parse_timestamp  # type: ignore[import-untyped]
+
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        when: datetime = parse_timestamp(text)
+        return when
 
 
 def _list_remote(fs: AbstractFileSystem, path: str, recursive: bool, prefix: str) -> dict[str, FileInfo]:
