@@ -39,6 +39,7 @@ from asymvae.storage.retry import is_transient
 from asymvae.storage.shards import Shard
 
 _TELL_EVERY_S = 0.5
+_NEWS_PER_S = 500  # of all workers: the board, one actor, takes about a thousand
 
 
 class StoppedError(RuntimeError):
@@ -164,6 +165,8 @@ class RayShardWorker:
         self.metrics = Metrics(self.worker.device)
         self.board = board
         self._told: dict[str, float] = {}
+        shards = recipe.job.workers.max * recipe.job.workers.shards_in_flight
+        self._tell_every_s = max(_TELL_EVERY_S, shards / _NEWS_PER_S)
         self._answer: Any = None
 
     def run(self, shard: Shard) -> Report:
@@ -174,7 +177,7 @@ class RayShardWorker:
 
     def _progress(self, shard: Shard, samples: int, errors: dict[str, int], vitals: Vitals | None) -> None:
         now = time.monotonic()
-        if now - self._told.get(shard.name, 0.0) >= _TELL_EVERY_S:
+        if now - self._told.get(shard.name, 0.0) >= self._tell_every_s:
             self._told[shard.name] = now
             self.watchdog.stroke(shard.name)
             self._look()

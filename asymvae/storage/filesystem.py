@@ -82,7 +82,8 @@ def _retried(work: Callable[[], T]) -> T:
 def read_bytes(url: str) -> bytes:
     """The whole file. FileNotFoundError where there is none."""
     fs, path = resolve(url)
-    return bytes(_retried(lambda: fs.cat_file(path)))
+    whole = {"max_concurrency": 1} if protocols(fs) & {"s3", "s3a"} else {}  # else it asks for the size first
+    return bytes(_retried(lambda: fs.cat_file(path, **whole)))
 
 
 def info(url: str) -> FileInfo:
@@ -197,8 +198,7 @@ def _timestamp(text: Any) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except (TypeError, ValueError):
-        when: datetime = parse_timestamp(text)
-        return when
+        return parse_timestamp(text)  # type: ignore[no-any-return]
 
 
 def _list_remote(fs: AbstractFileSystem, path: str, recursive: bool, prefix: str) -> dict[str, FileInfo]:
