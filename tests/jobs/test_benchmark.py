@@ -161,6 +161,7 @@ def test_what_failed_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         ([], ("model", "pipeline", "codecs", "exit codes", "examples")),
         (["model"], ("--sizes", "--against", "--plain", "--compiled", "--output", "diffusers", "examples")),
         (["pipeline"], ("--ray_workers", "--scratch", "--workers.batch_size")),
+        (["simulate"], ("--workers", "--nodes", "--empty", "no time")),
         (["codecs"], ("--formats", "--images")),
     ],
 )
