@@ -79,7 +79,7 @@ def measure(
     tell(f"{nodes} nodes for {most} workers")
     each = -(-most // nodes)
     # Without idle processes that Ray starts ahead of any work, one a CPU.
-    head: dict[str, Any] = {"_system_config": {"enable_worker_prestart": False}}
+    head: dict[str, Any] = {"_system_config": {"enable_worker_prestart": False}, "include_dashboard": False}
     cluster = Cluster()
     try:
         try:
