@@ -100,12 +100,16 @@ class _Watch:
         # One line is written a case, and read before the next wait: nothing lies in the buffer of `lines`.
         while not select.select([lines], [], [], 0.25)[0]:
             used, waited = self._used() - self._cpu, time.monotonic() - self._clock
-            if used > self._limit or waited > self._limit * _PATIENCE:
+            starved = self._fields()[0] == "R"  # it would run, if the machine let it
+            if used > self._limit or (waited > self._limit * _PATIENCE and not starved):
                 return f"!hang ({'of the processor' if used > self._limit else 'by the clock'})"
         return None
 
+    def _fields(self) -> list[str]:
+        return self._stat.read_text().rpartition(")")[2].split()
+
     def _used(self) -> float:
-        fields = self._stat.read_text().rpartition(")")[2].split()
+        fields = self._fields()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
