@@ -126,6 +126,13 @@ class SimulateBenchmark(JobSettings):
     nodes: int = setting(4, "of the Ray cluster that is started; each takes some 300 MiB", "no", ge=1, le=64)
     shards: int = setting(10, "of a worker", "no", ge=1)
     seconds: float = setting(2.0, "that a worker's device takes for a shard", "no", gt=0)
+    spread: float = setting(
+        0.0,
+        "of shards' sizes: their logarithms' standard deviation; 0: all alike, 1: very different",
+        "no",
+        ge=0,
+        le=3,
+    )
     empty: int = setting(
         2000, "shards of no time, for what can be started and committed a second; 0 leaves it", "no", ge=0
     )

@@ -150,6 +150,7 @@ def measure_simulation(job: SimulateBenchmark, scratch: Path, tell: Tell) -> Mea
         nodes=job.nodes,
         shards=job.shards,
         shard_s=job.seconds,
+        spread=job.spread,
         empty=job.empty,
         rounds=job.pairs,
         scratch=scratch,

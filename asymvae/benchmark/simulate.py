@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import NormalDist, median
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from asymvae.config import InpaintJob
 from asymvae.pipeline.executor import RayExecutor
 from asymvae.pipeline.progress import Board, Tally
 from asymvae.pipeline.recipe import Recipe
+from asymvae.pipeline.tail import Tail
 from asymvae.storage.ledger import Ledger
 from asymvae.storage.shard_table import ShardTable
 from asymvae.storage.shards import Shard
@@ -28,12 +30,13 @@ _NEWS = 2000
 
 @dataclass(frozen=True, slots=True)
 class SimulatedTiming:
-    """One run of ``workers`` over ``shards`` of ``shard_s`` seconds each.
+    """One run of ``workers`` over ``shards`` of ``shard_s`` seconds each, by their mean.
 
     ``busy``: the share of the time from each worker's first shard to the end of the last one in which its device had
-    work. ``whole``: seconds with the start of the workers, of which the last was ready after ``ready``. ``seconds``:
-    from the first shard's start to the last report. ``commit`` and ``resident`` (MiB) are medians over reports.
-    ``driver``: CPU seconds of the driver.
+    work. ``idle``: the share in which it had no shard. ``largest``: of the shards, over a worker's part of all.
+    ``whole``: seconds with the start of the workers, of which the last was ready after ``ready``. ``seconds``: from the
+    first shard's start to the last report. ``commit`` and ``resident`` (MiB) are medians over reports. ``driver``: CPU
+    seconds of the driver.
     """
 
     workers: int
@@ -42,6 +45,8 @@ class SimulatedTiming:
     shards: int
     shard_s: float
     busy: float
+    idle: float
+    largest: float
     seconds: float
     whole: float
     ready: float
@@ -65,13 +70,14 @@ def measure(
     nodes: int,
     shards: int,
     shard_s: float,
+    spread: float,
     empty: int,
     rounds: int,
     scratch: Path,
     tell: Callable[[str], None] = lambda said: None,
 ) -> tuple[list[SimulatedTiming], float]:
     """(a timing of every number of workers and round, then those of ``empty`` shards of no time; how many news a second
-    the board takes). ``shards``: a worker's.
+    the board takes). ``shards``: a worker's. ``spread``: of their sizes, see :func:`_shards`.
 
     Raises RunFailedError where a shard isn't committed.
     """
@@ -92,11 +98,13 @@ def measure(
         for number in range(rounds):
             for count in workers:
                 tell(f"{count} workers")
-                timings.append(_run(executor, cluster.address, count, nodes, number, shards * count, shard_s, scratch))
+                timed = list(_shards(shards * count, shard_s, spread))
+                timings.append(_run(executor, cluster.address, count, nodes, number, timed, shard_s, scratch))
         for number in range(rounds if empty else 0):
             for count in workers:
                 tell(f"{count} workers, shards of no time")
-                timings.append(_run(executor, cluster.address, count, nodes, number, empty, 0.0, scratch))
+                timeless = list(_shards(empty, 0.0, 0.0))
+                timings.append(_run(executor, cluster.address, count, nodes, number, timeless, 0.0, scratch))
         return timings, _news_per_s()
     finally:
         ray.shutdown()
@@ -109,7 +117,7 @@ def _run(
     workers: int,
     nodes: int,
     number: int,
-    shards: int,
+    shards: Sequence[Shard],
     shard_s: float,
     scratch: Path,
 ) -> SimulatedTiming:
@@ -122,10 +130,10 @@ def _run(
     }
     job = InpaintJob(**settings)
     Ledger(str(out)).open_job({"fingerprint": _FINGERPRINT})
-    todo = ShardTable(_shards(shards, shard_s))
+    todo = ShardTable(shards)
     executor.start(job)
     tally = Tally()
-    ended, begun = dict[str, float](), dict[str, float]()
+    ended, begun, tail = dict[str, float](), dict[str, float](), Tail()
     commits, resident, ready = [], list[float](), 0.0
     started, cpu = time.time(), time.process_time()
     for report in executor.run(Recipe(job, _FINGERPRINT, ""), todo, tally):
@@ -136,6 +144,7 @@ def _run(
         now = time.time()
         begun.setdefault(report.worker, now - report.seconds)
         ended[report.worker] = now
+        tail.add(report.worker, report.seconds, now)
         commits.append(report.stages["commit"])
         resident.append(report.stages["resident"])
         ready = max(ready, report.stages["ready"] - started)
@@ -146,9 +155,11 @@ def _run(
         workers=workers,
         nodes=nodes,
         round=number,
-        shards=shards,
+        shards=len(shards),
         shard_s=shard_s,
-        busy=shards * shard_s / at_hand,
+        busy=sum(shard.size for shard in shards) / SIZE_OF_A_SECOND / at_hand,
+        idle=tail.idle_share,
+        largest=workers * max(shard.size for shard in shards) / max(1, sum(shard.size for shard in shards)),
         seconds=last - min(begun.values()),
         whole=whole,
         ready=ready,
@@ -158,10 +169,14 @@ def _run(
     )
 
 
-def _shards(count: int, seconds: float) -> Iterator[Shard]:
-    size = round(seconds * SIZE_OF_A_SECOND)
-    for number in range(count):
-        yield Shard(f"simulated://{number:07d}.tar", f"{number:07d}", "webdataset", size, "v1")
+def _shards(count: int, seconds: float, spread: float) -> Iterator[Shard]:
+    """``count`` shards that take ``seconds`` on average. ``spread``: the standard deviation of their sizes' logarithms,
+    as a normal distribution has them at evenly spaced probabilities; 0: all alike."""
+    sizes = [math.exp(spread * NormalDist().inv_cdf((number + 0.5) / count)) for number in range(count)]
+    unit = seconds * SIZE_OF_A_SECOND * count / sum(sizes)
+    for number, size in enumerate(sizes):
+        name = f"{number:07d}"
+        yield Shard(f"simulated://{name}.tar", name, "webdataset", round(size * unit), "v1")
 
 
 def _news_per_s() -> float:

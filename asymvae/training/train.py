@@ -42,7 +42,8 @@ class Training:
     def __init__(self, job: TrainJob) -> None:
         self.job = job
         self.folder = RunFolder(job.output.url)
-        self.shards: Sequence[Shard] = list_shards(job.input.urls, root=input_root(job.input.urls), format=job.input.format)
+        root = input_root(job.input.urls)
+        self.shards: Sequence[Shard] = list_shards(job.input.urls, root=root, format=job.input.format)
         if job.run.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("run.device is cuda, and torch finds none here: set run.device=cpu, or auto")
         cuda = job.run.device != "cpu" and torch.cuda.is_available()
