@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -18,10 +19,11 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from asymvae.config import ShardJob
+from asymvae.pipeline.disk import full_disk_named
 from asymvae.pipeline.plan import ConfigurationError
 from asymvae.storage.filesystem import is_local, resolve
 
-_PROBE = ".seen-by-all."
+_MARKER = ".seen-by-all."
 _ANSWERS_WITHIN_S = 10.0
 _HTTP2_SETTINGS = 4
 # The client's preface, and its empty frame of settings.
@@ -124,18 +126,12 @@ def check_output_is_shared(out: str) -> None:
     alive = nodes()
     if len(alive) < 2 or not is_local(out):
         return
-    folder = Path(resolve(out)[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{_PROBE}*"):
-        if time.time() - left.stat().st_mtime > _STALE_AFTER_S:
-            left.unlink(missing_ok=True)
-    # Not named as temporary files are: another driver's audit would take it for what a crash left, and remove it.
-    probe = folder / f"{_PROBE}{uuid.uuid4().hex}"
-    probe.touch()
+    with full_disk_named(f"output.url {out}", "free some, or enlarge it"):
+        marker = _marker_in(Path(resolve(out)[1]))
     try:
         look = ray.remote(num_cpus=0)(os.path.exists)
         seen = [
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(str(probe))
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(str(marker))
             for node in alive
         ]
         if not all(map(_seen, seen)):
@@ -144,7 +140,20 @@ def check_output_is_shared(out: str) -> None:
                 "set it to an object store (s3://, gs://) or a shared file system"
             )
     finally:
-        probe.unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)
+
+
+def _marker_in(folder: Path) -> Path:
+    """A new empty file that only this driver knows. What others left, killed, goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_MARKER}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _STALE_AFTER_S:
+                left.unlink()
+    # Not named as temporary files are: another driver's audit would take it for what a crash left, and remove it.
+    marker = folder / f"{_MARKER}{uuid.uuid4().hex}"
+    marker.touch()
+    return marker
 
 
 def _seen(answer: Any) -> bool:

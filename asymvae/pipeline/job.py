@@ -12,26 +12,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asymvae.config import ShardJob
+from asymvae.pipeline.disk import is_full_disk
 from asymvae.pipeline.executor import Executor, WorkersFailedError
 from asymvae.pipeline.interruption import Interruption
 from asymvae.pipeline.kinds.base import Kind
 from asymvae.pipeline.kinds.choice import kind_of
-from asymvae.pipeline.plan import Plan, make_plan, open_output
+from asymvae.pipeline.plan import ConfigurationError, Plan, make_plan, open_output
 from asymvae.pipeline.progress import Display, Tally
 from asymvae.pipeline.spool import sweep_spools
 from asymvae.pipeline.tail import Tail
 from asymvae.storage.audit import AuditReport, audit
 from asymvae.storage.filesystem import redact, redact_text
 from asymvae.storage.ledger import Ledger
-from asymvae.storage.retry import is_transient
+from asymvae.storage.retry import causes, is_transient
 from asymvae.storage.shards import Shard
 
 _JUDGED_AFTER = 200  # samples: enough to tell a wrong setting from a few bad files
 
 
 class JobStoppedError(RuntimeError):
-    """OUT can't be reached any more, so what became of the shards can't be recorded, or said for sure. The message
-    names those that failed, why, and the remedy."""
+    """OUT has no room to begin; or it can't be reached any more, so what became of the shards can't be recorded, or
+    said for sure. The message names those that failed, why, and the remedy."""
 
 
 @dataclass
@@ -70,10 +71,11 @@ def run_job(
     """
     interruption = interruption or Interruption()
     plan = make_plan(job, retry_errors)
-    executor.start(plan.recipe.job)
+    with _stopped_by_a_full_disk():
+        executor.start(plan.recipe.job)
     if plan.left and plan.recipe.batch_budget is None:
         plan = plan.for_memory(executor.device_memory(plan.recipe.job))
-    with interruption.held():
+    with _stopped_by_a_full_disk(), interruption.held():
         plan = open_output(plan)
     ledger = Ledger(job.output.url)
     result = JobResult(plan)
@@ -124,6 +126,17 @@ def run_job(
     # At the end over all commits, earlier runs' included: a resumed job is judged as one that wasn't interrupted.
     result.stopped = result.stopped or _too_many_errors(found.samples, found.errors_by_code, kind)
     return result
+
+
+@contextmanager
+def _stopped_by_a_full_disk() -> Iterator[None]:
+    """Where OUT can't be begun for want of space the settings are right, and the same command may do later."""
+    try:
+        yield
+    except (ConfigurationError, OSError) as error:
+        if any(map(is_full_disk, causes(error))):
+            raise JobStoppedError(redact_text(str(error))) from error
+        raise
 
 
 @contextmanager

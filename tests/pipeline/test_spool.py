@@ -14,7 +14,7 @@ import pytest
 
 from asymvae.pipeline import spool
 from asymvae.pipeline.executor import LocalExecutor
-from asymvae.pipeline.job import run_job
+from asymvae.pipeline.job import JobStoppedError, run_job
 from asymvae.pipeline.plan import resolve
 from asymvae.storage import ledger
 from tests.tiny import job
@@ -134,6 +134,10 @@ def test_a_full_disk_is_named_with_its_remedy(
     assert result.exit_code == 1
     said = rf"no space is left in output\.url {tmp_path}/out: free some.*the same command goes on"
     assert [re.search(said, reason) is not None for reason in result.failed.values()] == [True] * 4
+    other = job(shards, tmp_path / "other", checkpoint)
+    monkeypatch.setattr(ledger.filesystem, "put_if_absent", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(JobStoppedError, match=r"no space is left in output\.url .*other: free some"):
+        run_job(other, LocalExecutor())
     monkeypatch.undo()
     assert run_job(settings, LocalExecutor()).exit_code == 0
     assert not list((tmp_path / "spool").iterdir())
