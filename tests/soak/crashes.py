@@ -141,7 +141,10 @@ def table(rounds: list[dict[str, Any]]) -> str:
             continue
         hit = sum(each["hit"] for each in these)
         wrong = [each for each in these if each["problems"]]
-        remained = "; ".join(sorted({problem[:60] for each in wrong for problem in each["problems"]})) or "nothing"
+        remained = (
+            "; ".join(sorted({problem.partition("\n")[0][:60] for each in wrong for problem in each["problems"]}))
+            or "nothing"
+        )
         seconds = statistics.median(each["seconds"] for each in these)
         numbers = f"{len(these)} | {hit} | {len(these) - hit} | {len(wrong)}"
         lines.append(f"| {kind} | {numbers} | {remained} | {seconds:.0f} |")
