@@ -269,13 +269,6 @@ class WorkerSettings(Section):
         gt=0,
     )
 
-    @field_validator("gpus")
-    @classmethod
-    def _whole_or_a_share(cls, gpus: float) -> float:
-        if gpus > 1 and gpus % 1:
-            raise ValueError("must be a fraction below 1, or a whole number: Ray gives no GPU and a half")
-        return gpus
-
 
 class RaySettings(Section):
     address: str | None = setting(
