@@ -99,10 +99,10 @@ def run_job(
                     tally.settle(report.shard, report.counts.get("samples", 0), report.errors_by_code)
                     if report.committed:
                         result.tail.add(report.worker, report.seconds, time.monotonic())
-                    if not report.committed:
+                    else:
                         result.failed[report.shard] = report.reason
                         _record_failure(ledger, plan.shards.find(report.shard), result)
-                    elif not doubted:
+                    if report.committed and not doubted:
                         doubted = True
                         if doubt := kind.doubt(report.mean_hole_fraction):
                             print(f"warning: shard {report.shard}: {doubt}", file=sys.stderr)
