@@ -90,7 +90,10 @@ def raylet_killed(round_: Round) -> None:
     """SIGKILL of the raylet of the second node: its workers go with it; the node comes back for the rerun."""
     node = next(iter(round_.cluster.worker_nodes))
     raylet = next(iter(node.all_processes["raylet"])).process
-    at = round_.moment()
+    # Half of them once there are workers: before, the node has nothing to lose.
+    at = round_.rng.choice(
+        [round_.moment(), round_.rng.uniform(round_.place.actors_after, round_.place.seconds["cluster"])]
+    )
     driver = round_.job.start("driver.log", "--workers.max=2", "--workers.min=2")
     driver.sleep_until(at)
     alive, workers = driver.alive, len(workers_of([raylet.pid]))
