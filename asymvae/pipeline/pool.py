@@ -43,10 +43,12 @@ class Pool:
     Args:
         start: makes an actor, whose method ``run`` takes a shard and returns its :class:`Report`.
         shards: read one by one, as workers have room for them.
-        count: of them.
+        count: of them; ``bytes``: all their sizes, at least 1 each (:func:`weight`).
         least, most: actors. There are never more than shards to do, and ``least`` stay while any is in flight: one
             that is lost needs a worker.
-        in_flight: shards an actor. The second fills the device while the first one's end is encoded and uploaded.
+        in_flight: shards an actor. The second fills the device while the first one's end is encoded and uploaded. It
+            is given as long as the two are no more than a worker's part of what is left: else it would wait there when
+            others have nothing to do.
         stop: called where the caller has had enough: workers give up what they are at.
     """
 
@@ -55,6 +57,7 @@ class Pool:
         start: Callable[[], Any],
         shards: Iterable[Shard],
         count: int,
+        bytes: int,
         *,
         least: int,
         most: int,
@@ -63,6 +66,8 @@ class Pool:
     ) -> None:
         self._start, self._shards, self._waiting = start, iter(shards), count
         self._least, self._most, self._in_flight, self._stop = least, most, in_flight, stop
+        self._next: Shard | None = None  # read, and not given to anyone yet
+        self._left = bytes  # waiting and in flight
         self._again: deque[Shard] = deque()
         self._lost_once: set[str] = set()
         self._workers: set[_Worker] = set()
@@ -113,12 +118,13 @@ class Pool:
             self._hear(worker, None, worker.actor.__ray_ready__.remote())
 
     def _feed(self, worker: _Worker) -> None:
-        """Give a worker what it has room for. Its second shard is left to a worker that is about to start, if there are
-        no more than one for each of these. Where nothing waits, workers that have nothing go."""
+        """Give a worker what it has room for. Where nothing waits, workers that have nothing go."""
         while worker.ready and self._waiting and len(worker.shards) < self._in_flight:
-            if worker.shards and self._waiting <= self._starting:
+            shard = self._next = self._next or next(self._shards, None) or self._again.popleft()
+            held = sum(map(weight, worker.shards.values()))
+            if held and (held + weight(shard)) * len(self._workers) > self._left:
                 break
-            shard = next(self._shards, None) or self._again.popleft()
+            self._next = None
             self._waiting -= 1
             self._at_work += 1
             self._busy += not worker.shards
@@ -157,17 +163,18 @@ class Pool:
         self._busy -= not worker.shards
         try:
             report: Report = answer.result()
-            return report
         except RayTaskError as error:  # the call failed, not its process
-            return Report(shard.name, False, last_line(error))
+            report = Report(shard.name, False, last_line(error))
         except RayError as error:
             self._dismiss(worker)  # its other shards come back the same way
-            if shard.name in self._lost_once:
-                return Report(shard.name, False, f"its worker died: {last_line(error)}")
-            self._lost_once.add(shard.name)
-            self._again.append(shard)
-            self._waiting += 1
-            return None
+            if shard.name not in self._lost_once:
+                self._lost_once.add(shard.name)
+                self._again.append(shard)
+                self._waiting += 1
+                return None
+            report = Report(shard.name, False, f"its worker died: {last_line(error)}")
+        self._left -= weight(shard)
+        return report
 
     def _dismiss(self, worker: _Worker) -> None:
         if worker in self._workers:
@@ -188,6 +195,11 @@ class Pool:
             self._at_work -= shard is not None
         for worker in list(self._workers):
             self._dismiss(worker)
+
+
+def weight(shard: Shard) -> int:
+    """What a shard counts when work is shared out: its bytes, at least 1."""
+    return max(1, shard.size)
 
 
 def last_line(error: RayError) -> str:

@@ -35,7 +35,14 @@ def pool(folder: Path, count: int, *, least: int, most: int, **options: object) 
     todo = [Shard(f"{number}", f"{number}", "webdataset", 1, "v") for number in range(count)]
     actor = ray.remote(Waits).options(num_cpus=1, max_restarts=0, max_concurrency=2, **options)
     return Pool(
-        lambda: actor.remote(folder), todo, count, least=least, most=most, in_flight=2, stop=(folder / "go").touch
+        lambda: actor.remote(folder),
+        todo,
+        count,
+        count,
+        least=least,
+        most=most,
+        in_flight=2,
+        stop=(folder / "go").touch,
     )
 
 

@@ -43,9 +43,11 @@ class Actors:
         self.stopped += 1
         self.when_stopped()
 
-    def pool(self, count: int, *, least: int = 1, most: int = 1, in_flight: int = 2) -> Any:
-        shards = [Shard(str(n), str(n), "webdataset", 1, "v") for n in range(count)]
-        made = Pool(self.start, iter(shards), count, least=least, most=most, in_flight=in_flight, stop=self.stop)
+    def pool(self, count: int, *, sizes: str = "", least: int = 1, most: int = 1, in_flight: int = 2) -> Any:
+        """``sizes``: a digit a shard; 1 each where it is left out."""
+        shards = [Shard(str(n), str(n), "webdataset", int((sizes or "1" * count)[n]), "v") for n in range(count)]
+        total = sum(shard.size for shard in shards)
+        made = Pool(self.start, iter(shards), count, total, least=least, most=most, in_flight=in_flight, stop=self.stop)
         return made.run()
 
 
@@ -107,6 +109,26 @@ def test_few_shards_are_spread_over_the_workers_that_start(actors: Actors) -> No
     done(actors.made[0], "0")
     assert looked(running) == ["0"]
     assert len(actors.killed) == 2
+
+
+def test_a_large_shard_waits_at_no_worker_that_has_one(actors: Actors) -> None:
+    running = actors.pool(6, sizes="865421", least=2, most=2)
+    looked(running)
+    first, second = actors.made
+    first.start.set_result(None)
+    looked(running)
+    assert list(first.calls) == ["0"]  # with the next it would have 14 of 26
+    second.start.set_result(None)
+    looked(running)
+    assert list(second.calls) == ["1", "2"]  # 11
+    done(first, "0")
+    assert looked(running) == ["0"]
+    assert list(first.calls) == ["0", "3", "4"]  # 6 of 18
+    done(first, "3")
+    done(first, "4")
+    done(second, "1")
+    assert sorted(looked(running)) == ["1", "3", "4"]
+    assert list(first.calls)[-1] == "5"  # it had nothing
 
 
 def test_a_death_loses_what_was_in_flight_which_is_tried_once_more_by_another(actors: Actors) -> None:
