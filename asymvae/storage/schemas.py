@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import pyarrow as pa
 
-FORMAT_VERSION: Final = 2  # of the output: part of the fingerprint
+FORMAT_VERSION: Final = 3  # of the output: part of the fingerprint
 IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # an encoded file, and its name
 LatentDtype = Literal["float16", "bfloat16", "float32"]
 # Parquet and Arrow have no bfloat16: its bit patterns are kept in 16-bit integers, exactly.
