@@ -21,11 +21,13 @@ import psutil
 
 import jobs.audit
 import jobs.inpaint
-from asymvae.storage.filesystem import TEMPORARY, join, list_files, read_bytes
+from asymvae.storage.filesystem import TEMPORARY, list_files
 from asymvae.storage.ledger import Ledger
+from tests.corpus.law import law_broken
 from tests.forks import forks_that_have_imported
 from tests.object_store import BUCKET, ObjectStore
 from tests.tiny import tiny_model, write_shards
+from tests.wire.jobs import parts, unfinished_uploads
 
 SHARDS = 4
 _FORKS = forks_that_have_imported(__name__, "asymvae.pipeline.kinds.inpaint")
@@ -200,21 +202,6 @@ def temporaries(out: str) -> list[str]:
     return [name for name in list_files(out, recursive=True) if TEMPORARY.match(name.rpartition("/")[2])]
 
 
-def unfinished_uploads(out: str) -> list[str]:
-    """Keys of multipart uploads below an s3:// OUT that were neither finished nor aborted."""
-    if not out.startswith("s3://"):
-        return []
-    s3 = fsspec.filesystem("s3")
-    bucket, _, prefix = out.removeprefix("s3://").partition("/")
-    found = s3.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix + "/").get("Uploads", [])
-    return [upload["Key"] for upload in found]
-
-
-def parts_below(out: str) -> dict[str, bytes]:
-    names = [name for name in list_files(out, recursive=True) if name.endswith(".parquet")]
-    return {name: read_bytes(join(out, name)) for name in names}
-
-
 def wrong_with(job: Job, *, same_bytes: bool = True) -> Iterator[str]:
     """What a finished OUT has that it must not have, in words."""
     said = io.StringIO()
@@ -233,8 +220,9 @@ def wrong_with(job: Job, *, same_bytes: bool = True) -> Iterator[str]:
         expected = {"samples": samples, "planned": samples, "results": samples - 1, "errors": 1, "shard_errors": 0}
         if counts != expected:
             yield f"shard {record['shard']}: counts {json.dumps(counts)}"
-    if same_bytes and (parts := parts_below(job.out)) != job.place.parts:
-        odd = [name for name in parts | job.place.parts if parts.get(name) != job.place.parts.get(name)]
+    yield from law_broken(job.out, {record["shard"]: samples for record in records})
+    if same_bytes and (there := parts(job.out)) != job.place.parts:
+        odd = [name for name in there | job.place.parts if there.get(name) != job.place.parts.get(name)]
         yield f"other parts than the undisturbed run's: {odd}"
     if left := temporaries(job.out):
         yield f"temporary files: {left}"

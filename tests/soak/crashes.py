@@ -26,12 +26,11 @@ from tests.soak.crash_job import (
     Place,
     clear,
     left_running,
-    parts_below,
-    unfinished_uploads,
     workers_of,
     wrong_with,
 )
 from tests.soak.crash_kinds import KINDS, Round, order, unmount
+from tests.wire.jobs import parts, unfinished_uploads
 
 HELP = """\
 Each round runs a real job (jobs.inpaint in a process of its own, a tiny checkpoint, four tar shards of twelve images, a
@@ -104,7 +103,7 @@ def measure(place: Place, executor: str) -> None:
     if driver.wait(300) != 0:
         raise SystemExit(f"an undisturbed run failed:\n{driver.said}")
     place.seconds[executor] = driver.ended - driver.started
-    place.parts = place.parts or parts_below(job.out)
+    place.parts = place.parts or parts(job.out)
     if problems := list(wrong_with(job)):
         raise SystemExit(f"an undisturbed run is wrong: {problems}")
     print(f"undisturbed, executor {executor}: {place.seconds[executor]:.1f} s", flush=True)

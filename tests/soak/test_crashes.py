@@ -10,10 +10,11 @@ import pytest
 
 from asymvae.pipeline.executor import LocalExecutor
 from asymvae.pipeline.job import run_job
-from tests.soak.crash_job import Driver, Job, Place, left_running, parts_below, spools, temporaries, wrong_with
+from tests.soak.crash_job import Driver, Job, Place, left_running, spools, temporaries, wrong_with
 from tests.soak.crash_kinds import KINDS
 from tests.soak.crashes import table
 from tests.tiny import job, tiny_model, write_shards
+from tests.wire.jobs import parts
 
 SHARDS, SAMPLES = 4, 8
 
@@ -26,7 +27,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     write_shards(folder / "in", SHARDS, SAMPLES)
     out = folder / "undisturbed"
     assert run_job(job(place.local_input, out, folder / "model"), LocalExecutor()).exit_code == 0
-    place.parts = parts_below(str(out))
+    place.parts = parts(str(out))
     return place
 
 

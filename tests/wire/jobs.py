@@ -16,6 +16,7 @@ import numpy as np
 from asymvae.storage.audit import audit
 from asymvae.storage.filesystem import list_files, read_bytes, resolve
 from asymvae.storage.shards import list_shards
+from tests.corpus.law import law_broken
 from tests.tiny import file_bytes, sample, write_tar
 
 _FIXED = ("--workers.gpus=0", "--workers.cpu_threads=1", "--workers.batch_size=4")
@@ -83,6 +84,7 @@ def wrong(out: str, urls: str, expected: Mapping[str, bytes]) -> list[str]:
     report = audit(out, deep=True, shards=list_shards(urls, root=None, format="auto"))
     if not report.ok:
         found.append(f"audit: {report}")
+    found += law_broken(out)
     return found + [f"unfinished upload: {key}" for key in unfinished_uploads(out)]
 
 
