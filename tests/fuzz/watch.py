@@ -119,6 +119,7 @@ def _be_child(run: Run, numbers: range, writer: int, limit_bytes: int, log: Path
         with log.open("wb") as trace:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to heed
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            faulthandler.disable()  # where it is on it leaves handlers as they are, and Ray puts its own there
             faulthandler.enable(trace)
             warnings.simplefilter("ignore")
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libtiff has to say
