@@ -30,7 +30,7 @@ def file_system(url: str) -> tuple[AbstractFileSystem, str]:
     fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
     step: Any = fs
     while step is not None:
-        if set(_S3) & protocols(step):
+        if is_s3(step):
             step.retries = 1  # it has no option; more would multiply what botocore tries
         step = getattr(step, "fs", None)
     return fs, path
@@ -39,6 +39,14 @@ def file_system(url: str) -> tuple[AbstractFileSystem, str]:
 def protocols(fs: AbstractFileSystem) -> set[str]:
     """The schemes that a file system answers to."""
     return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+
+
+def is_s3(fs: AbstractFileSystem) -> bool:
+    return not protocols(fs).isdisjoint(_S3)
+
+
+def is_gcs(fs: AbstractFileSystem) -> bool:
+    return not protocols(fs).isdisjoint(_GCS)
 
 
 def _options(scheme: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fsspec.implementations.local import LocalFileSystem
 
-from asymvae.storage.clients import protocols
+from asymvae.storage.clients import is_gcs, is_s3
 from asymvae.storage.filesystem import resolve
 from asymvae.storage.retry import retrying
 
@@ -30,11 +30,11 @@ def store_time(url_folder: str) -> float:
             return _folder_time(path)
         return time.time()
     headers: dict[str, Any] = {}
-    if protocols(fs) & {"s3", "s3a"}:
+    if is_s3(fs):
         bucket, key, _ = fs.split_path(path)
         answer = retrying()(lambda: fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{key}/", MaxKeys=1))
         headers = answer["ResponseMetadata"]["HTTPHeaders"]
-    elif protocols(fs) & {"gs", "gcs"}:
+    elif is_gcs(fs):
         bucket, _, key = path.partition("/")
         headers, _ = retrying()(lambda: fs.call("GET", "b/{}/o", bucket, prefix=f"{key}/", maxResults=1))
     date = {name.lower(): value for name, value in headers.items()}.get("date")

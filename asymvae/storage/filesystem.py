@@ -25,7 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
-from asymvae.storage.clients import file_system, protocols
+from asymvae.storage.clients import file_system, is_gcs, is_s3, protocols
 from asymvae.storage.redaction import redact as redact
 from asymvae.storage.redaction import redact_text as redact_text
 from asymvae.storage.redaction import refuse_credentials
@@ -82,7 +82,7 @@ def _retried(work: Callable[[], T]) -> T:
 def read_bytes(url: str) -> bytes:
     """The whole file. FileNotFoundError where there is none."""
     fs, path = resolve(url)
-    whole = {"max_concurrency": 1} if protocols(fs) & {"s3", "s3a"} else {}  # else it asks for the size first
+    whole = {"max_concurrency": 1} if is_s3(fs) else {}  # else it asks for the size first
     return bytes(_retried(lambda: fs.cat_file(path, **whole)))
 
 
@@ -143,7 +143,7 @@ def iter_files(url_folder: str, *, recursive: bool = False, prefix: str = "") ->
     fs, path = resolve(url_folder)
     if isinstance(fs, LocalFileSystem):
         yield from _list_local(path, "", recursive, prefix)
-    elif protocols(fs) & {"s3", "s3a"}:
+    elif is_s3(fs):
         yield from _list_s3(fs, path.strip("/"), recursive, prefix)
     else:
         yield from _retried(lambda: _list_remote(fs, path.rstrip("/"), recursive, prefix)).items()
@@ -247,14 +247,13 @@ def put_if_absent(url: str, source: bytes | Path) -> bool:
                 return False
             fs.pipe_file(path, _content(source))
             return True
-    known = protocols(fs)
-    if known & {"s3", "s3a"}:
+    if is_s3(fs):
         return _create_s3(fs, path, source)
-    if known & {"gs", "gcs"}:
+    if is_gcs(fs):
         return _create_other(fs, path, source)
     raise ValueError(
         f"{redact(url)}: output can go to local folders, s3:// and gs:// only; "
-        f"{sorted(known)[0]}:// can't create a file only where there is none"
+        f"{sorted(protocols(fs))[0]}:// can't create a file only where there is none"
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from asymvae.storage.clients import protocols
+from asymvae.storage.clients import is_s3
 from asymvae.storage.filesystem import resolve
 from asymvae.storage.retry import retrying
 
@@ -82,7 +82,7 @@ def _store_of(url_folder: str) -> tuple[Any, str]:
 def _s3(url_folder: str) -> tuple[Any, str, str] | None:
     """The file system, the bucket and the prefix of the keys below the folder."""
     fs, path = resolve(url_folder)
-    if not protocols(fs) & {"s3", "s3a"}:
+    if not is_s3(fs):
         return None
     bucket, prefix, _ = fs.split_path(path.rstrip("/") + "/")
     return fs, bucket, prefix
