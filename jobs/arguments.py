@@ -42,13 +42,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(flag: str, path: str) -> Any:
+    """What the file that a flag names holds. Exits with 2 where it can't be read, or isn't YAML."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        fail(f"--config {path}: {error.strerror}")
+        fail(f"{flag} {path}: {error.strerror}")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        fail(f"--config {path} is not YAML: {error}")
+        fail(f"{flag} {path} is not YAML: {error}")
+
+
+def _read_settings(path: str) -> dict[str, Any]:
+    content = read_yaml("--config", path)
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         fail(f"--config {path} must hold settings by name, such as 'input: {{urls: ...}}'")
     return content
@@ -75,7 +80,7 @@ def parse(settings: type[S], flags: argparse.ArgumentParser, arguments: Sequence
     for name, value in vars(parsed).items():
         if isinstance(value, list) and len(value) > 1:  # a flag given several times
             setattr(parsed, name, [json.dumps(value)])
-    file = _read_yaml(parsed.config) if parsed.config else {}
+    file = _read_settings(parsed.config) if parsed.config else {}
     try:
         return settings(_cli_settings_source=source(parsed_args=parsed), **file), parsed
     except ValidationError as error:

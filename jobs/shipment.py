@@ -16,13 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 import asymvae
 from asymvae.config import ShardJob
 from asymvae.storage.filesystem import is_local
-from jobs.arguments import NO_SETTINGS, fail, nearest
+from jobs.arguments import NO_SETTINGS, fail, nearest, read_yaml
 
 JOBS = ("inpaint", "precompute_latents", "decode_latents", "train", "evaluate", "audit", "report", "benchmark")
 MAX_BYTES = 32 * 2**20  # of code and configuration; Ray takes 512 MiB, and then keeps that in the head's memory
@@ -132,12 +131,7 @@ def _with_variable(runtime_env: dict[str, Any], name: str, value: str) -> dict[s
 
 def read_runtime_env(path: str) -> dict[str, Any]:
     """A runtime environment as Ray's ``--runtime-env`` takes it, its local paths absolute. Exits with 2."""
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        fail(f"--runtime-env {path}: {error.strerror}")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        fail(f"--runtime-env {path} is not YAML: {error}")
+    content = read_yaml("--runtime-env", path)
     if not isinstance(content, dict):
         fail(f"--runtime-env {path} must hold fields such as 'pip: [...]' or 'env_vars: {{...}}'")
     if "working_dir" in content:
