@@ -108,7 +108,7 @@ def _print_plan(plan: Plan) -> None:
         print(f"  and {len(plan.left) - 10} more")
     workers = job.workers
     for shard in oversized(plan.left, workers.max)[:3]:
-        share = shard.size / sum(each.size for each in plan.left)
+        share = shard.size / size
         print(
             f"note: {shard.name} holds {share:.0%} of what is to do, more than one of {workers.max} workers' part: the "
             "run takes as long as it does. Split it where shards are made, if that is too long"

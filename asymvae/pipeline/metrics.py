@@ -11,16 +11,14 @@ import time
 from collections import Counter as Tally
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from asymvae.pipeline.device import Device
+from asymvae.pipeline.reports import Report
 from asymvae.pipeline.shard_run import Vitals
 from asymvae.storage import retry
-
-if TYPE_CHECKING:
-    from asymvae.pipeline.reports import Report
 
 _SHARD_SECONDS: Final = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0]
 _SHARES_EVERY_S: Final = 2.0  # shares are of the time since they were last taken

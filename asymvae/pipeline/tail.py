@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from asymvae.storage.shard_table import ShardTable
 from asymvae.storage.shards import Shard
 
@@ -67,5 +69,8 @@ def largest_first(shards: Sequence[Shard]) -> ShardTable:
 def oversized(shards: Sequence[Shard], workers: int) -> list[Shard]:
     """The shards that are worth splitting where they are made: those of more than :data:`WORTH_SPLITTING` workers'
     shares of all bytes. The run takes as long as the largest of them, whatever the order. [] with one worker."""
-    share = sum(shard.size for shard in shards) / max(1, workers)
-    return [shard for shard in shards if workers > 1 and shard.size > WORTH_SPLITTING * share]
+    if workers <= 1:
+        return []
+    table = ShardTable.of(shards)
+    share = int(table.sizes.sum()) / workers
+    return list(table.take(np.flatnonzero(table.sizes > WORTH_SPLITTING * share)))
