@@ -35,8 +35,8 @@ class SimulatedTiming:
     ``busy``: the share of the time from each worker's first shard to the end of the last one in which its device had
     work. ``idle``: the share in which it had no shard. ``largest``: of the shards, over a worker's part of all.
     ``whole``: seconds with the start of the workers, of which the last was ready after ``ready``. ``seconds``: from the
-    first shard's start to the last report. ``commit`` and ``resident`` (MiB) are medians over reports. ``driver``: CPU
-    seconds of the driver.
+    first shard's start to the end of the last. ``commit`` and ``resident`` (MiB) are medians over reports. ``driver``:
+    CPU seconds of the driver.
     """
 
     workers: int
@@ -141,7 +141,7 @@ def _run(
             continue
         if not report.committed:
             raise RunFailedError(f"{workers} workers: {report.reason}")
-        now = time.time()
+        now = report.stages["ended"]  # by the worker: a report that was late here would make its shard begin late, too
         begun.setdefault(report.worker, now - report.seconds)
         ended[report.worker] = now
         tail.add(report.worker, report.seconds, now)
