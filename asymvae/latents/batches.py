@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from asymvae.latents.order import Pick
-from asymvae.latents.rows import Found, Held, Slice
+from asymvae.latents.rows import Found, Held
 
 Batch = dict[str, Any]
 
@@ -68,10 +70,9 @@ class BatchMaker:
             std = self._buffer("std", length, torch.float32)[:count]
             std.copy_(self._gathered("logvar", found, count)).mul_(0.5 / math.log(2))
             noise, generator = torch.empty(length), torch.Generator()
-            for part, numbers, rows in found:
-                for number, seed in zip(numbers.tolist(), self._seeds(part, rows).tolist(), strict=True):
-                    noise.normal_(generator=generator.manual_seed(seed))
-                    latents[number].addcmul_(std[number].exp2_(), noise)
+            for mean, scale, seed in zip(latents[:count], std, self._seeds(found, count), strict=True):
+                noise.normal_(generator=generator.manual_seed(seed))
+                mean.addcmul_(scale.exp2_(), noise)
         latents[:count].mul_(self.scaling_factor)
         for first in range(count, self.batch_size, count):
             latents[first : first + count] = latents[: min(count, self.batch_size - first)]
@@ -93,16 +94,21 @@ class BatchMaker:
             self._buffers[key] = torch.empty(self.batch_size, length, dtype=dtype)
         return self._buffers[key]
 
-    def _seeds(self, part: Slice, wanted: NDArray[np.int64]) -> NDArray[np.uint64]:
+    def _seeds(self, found: Sequence[Found], count: int) -> list[int]:
         """Of each row's noise: from the epoch and the row's place in its part, never from who reads it when."""
-        content = f"{self.seed}\n{self.epoch}\n{part.part}".encode()
-        base = np.frombuffer(hashlib.blake2b(content, digest_size=8).digest(), np.uint64)
-        rows = np.uint64(part.part_row) + wanted.astype(np.uint64)
-        mixed = base + rows * np.uint64(0x9E3779B97F4A7C15)  # splitmix64: torch's generators heed the low half alone
+        bases, rows = np.empty(count, np.uint64), np.empty(count, np.uint64)
+        for part, numbers, wanted in found:
+            bases[numbers], rows[numbers] = _base(self.seed, self.epoch, part.part), wanted + part.part_row
+        mixed = bases + rows * np.uint64(0x9E3779B97F4A7C15)  # splitmix64: torch's generators heed the low half alone
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        seeds: NDArray[np.uint64] = (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)
+        seeds: list[int] = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)).tolist()
         return seeds
+
+
+@lru_cache(4096)
+def _base(seed: int, epoch: int, part: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}\n{epoch}\n{part}".encode(), digest_size=8).digest(), sys.byteorder)
 
 
 def _empty(rows: int, length: int, dtype: torch.dtype) -> Tensor:

@@ -4,10 +4,11 @@ By hand: ``python -m tests.peers.latents_reading``. Prints samples a second and 
 turns, and bytes on disk a sample.
 
 The samples are posteriors of SD's shape at 512 px, (4, 64, 64) in float16, with a caption of 80 bytes; the files are in
-the page cache. LatentDataset is set beside pyarrow alone in as many workers, one thread each, reading the columns that
-it reads into numpy arrays of a row group, in the file's order: no batches, no shuffle, no float32, nothing scaled, and
-of a worker's arrays none is handed over. ``sample=True`` draws noise too. The others end in float32 batches of 32 of
-means and logvars as they are. The .npz are uncompressed, as kohya's scripts write them; the tars too.
+the page cache. ``pyarrow alone`` is a loop in this process, one thread, reading what LatentDataset reads
+into numpy arrays of a row group, in the file's order: no batches, no shuffle, no float32, nothing scaled, no noise.
+``pyarrow, N workers`` is the same in DataLoader workers, which hand over what they read, as any reader for training
+must. LatentDataset draws noise; with ``sample=False`` it takes the means alone. The others end in float32 batches of 32
+of means and logvars as they are. The .npz are uncompressed, as kohya's scripts write them; the tars too.
 
 CPU time is that of this process and its workers. On a machine where others are at work, it is what can be compared.
 """
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 import torch
 import webdataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.dlpack import from_dlpack
 
 from asymvae.benchmark.turns import Spread, in_turns, ratios
 from asymvae.latents.dataset import LatentDataset
@@ -118,13 +120,13 @@ class NpzFolder(Dataset[tuple[torch.Tensor, torch.Tensor, str]]):
             return mean, logvar, str(arrays["caption"])
 
 
-class ArrowFiles(IterableDataset[int]):
-    """pyarrow alone: each worker reads every n-th file and yields how many rows it has read into numpy arrays."""
+class ArrowFiles(IterableDataset[dict[str, torch.Tensor]]):
+    """pyarrow alone: each worker reads every n-th file into arrays (rows, values), a row group at a time."""
 
     def __init__(self, folder: Path, latents: Sequence[str]) -> None:
         self.files, self.latents = sorted((folder / "out/latents").rglob("*.parquet")), latents
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         worker = get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for file in self.files[number::workers]:
@@ -132,12 +134,14 @@ class ArrowFiles(IterableDataset[int]):
                 for group in range(parquet.num_row_groups):
                     columns = ["key", "caption", "shape", *self.latents]
                     table = parquet.read_row_group(group, columns=columns, use_threads=False)
-                    arrays = [table[name].combine_chunks().flatten().to_numpy() for name in self.latents]
-                    yield sum(len(array.reshape(table.num_rows, -1)) for array in arrays) // len(arrays)
+                    values = {name: table[name].combine_chunks().flatten() for name in self.latents}
+                    yield {name: from_dlpack(array).view(table.num_rows, -1) for name, array in values.items()}
 
 
 def read_pyarrow(folder: Path, workers: int, latents: Sequence[str]) -> int:
-    return sum(DataLoader(ArrowFiles(folder, latents), batch_size=None, num_workers=workers))
+    groups = ArrowFiles(folder, latents)
+    loader = DataLoader(groups, batch_size=None, num_workers=workers) if workers else groups
+    return sum(len(group["mean"]) for group in loader)
 
 
 def read_ours(folder: Path, workers: int, sample: bool = True) -> int:
@@ -182,14 +186,18 @@ def cpu_seconds() -> float:
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
+BASES = ("pyarrow alone, mean and logvar", "pyarrow alone, mean")
+
+
 def ways(folder: Path, workers: int) -> dict[str, tuple[str, str, Callable[[], int]]]:
-    """By name: where the files are, what it is set beside, and the reader."""
+    """By name: where the files are, which of BASES it is set beside, and the reader."""
     of = "no worker" if not workers else "1 worker" if workers == 1 else f"{workers} workers"
-    both, means = f"pyarrow, mean and logvar, {of}", f"pyarrow, mean, {of}"
+    both, means = BASES
+    names = (f"pyarrow, mean and logvar, {of}", f"pyarrow, mean, {of}") if workers else BASES
     return {
-        both: ("out", both, partial(read_pyarrow, folder, workers, ("mean", "logvar"))),
+        names[0]: ("out", both, partial(read_pyarrow, folder, workers, ("mean", "logvar"))),
         f"LatentDataset, {of}": ("out", both, partial(read_ours, folder, workers)),
-        means: ("out", means, partial(read_pyarrow, folder, workers, ("mean",))),
+        names[1]: ("out", means, partial(read_pyarrow, folder, workers, ("mean",))),
         f"LatentDataset, sample=False, {of}": ("out", means, partial(read_ours, folder, workers, False)),
         f"WebDataset of .npy, {of}": ("tars", both, partial(read_tars, folder, workers)),
         f".npz an image, {of}": ("npz", both, partial(read_npz, folder, workers)),
@@ -200,15 +208,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--workers", type=int, nargs="+", default=[0, 1, 2], help="of the DataLoader; 0: in this process"
-    )
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="of the DataLoader, beside none")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write(folder, arguments.samples)
-        readers = {name: of for workers in arguments.workers for name, of in ways(folder, workers).items()}
+        readers = {name: of for workers in (0, *arguments.workers) for name, of in ways(folder, workers).items()}
         speeds: dict[str, dict[int, float]] = {}
         costs: dict[str, dict[int, float]] = {}
         turns = {name: partial(timed, read, arguments.samples) for name, (_, _, read) in readers.items()}
@@ -229,7 +235,7 @@ def main() -> None:
         print(
             f"{arguments.samples} samples, {arguments.rounds} rounds, {os.cpu_count()} cores; medians (least to most)\n"
         )
-        heads = ["reader", "samples/s", "of pyarrow's", "CPU us a sample", "pyarrow's of it", "bytes a sample"]
+        heads = ["reader", "samples/s", "of pyarrow alone", "CPU us a sample", "pyarrow alone, of it", "bytes a sample"]
         print(markdown(heads, rows))
 
 
