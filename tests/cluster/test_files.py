@@ -8,16 +8,19 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import jsonschema
 import pytest
 import ray
 import yaml
+from botocore.validate import ParamValidator
 from ray._private import ray_constants
 from ray.runtime_env import RuntimeEnv
 
 from asymvae.config import InpaintJob
 from jobs.shipment import read_runtime_env
-from tests.cluster.kuberay import CLUSTER, KINDS, documents
+from tests.cluster.check import CLUSTER, documents, manifests, misspelt, problems
+from tests.cluster.definitions import strict
 
 ROOT = CLUSTER.parent
 METRICS = {
@@ -53,6 +56,30 @@ def test_every_file_says_at_its_head_which_command_uses_it(file: Path) -> None:
         assert re.search(rf"^#   .*{re.escape(file.name)}", head[0], re.MULTILINE), head[0]
 
 
+@pytest.mark.parametrize(("name", "document"), documents(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_file_fits_its_definition_and_with_any_field_misspelt_does_not(name: str, document: dict[str, Any]) -> None:
+    assert problems(name, document) == []
+    assert [field for field, wrong in misspelt(document) if not problems(name, wrong)] == []
+
+
+def test_a_customresourcedefinition_is_read_as_the_api_server_reads_it() -> None:
+    schema = strict(
+        {
+            "type": "object",
+            "properties": {
+                "port": {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+                "properties": {"type": "object", "properties": {"a": {"type": "string"}}},
+                "any": {"type": "object", "properties": {}, "x-kubernetes-preserve-unknown-fields": True},
+                "map": {"type": "object", "additionalProperties": {"type": "string"}},
+            },
+        }
+    )
+    jsonschema.validate({"port": "http", "properties": {"a": ""}, "any": {"b": 1}, "map": {"c": "d"}}, schema)
+    jsonschema.validate({"port": 80}, schema)
+    for wrong in ({"port": 1.5}, {"prot": 80}, {"properties": {"b": ""}}, {"map": {"c": 1}}):
+        assert not jsonschema.Draft7Validator(schema).is_valid(wrong), wrong
+
+
 # --- Ray's cluster launcher -----------------------------------------------------------------------------------------
 
 
@@ -78,16 +105,20 @@ def test_a_launchers_file_fits_rays_schema(name: str) -> None:
     )
 
 
+def test_aws_nodes_are_what_ec2_can_start() -> None:
+    request = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    assert request is not None
+    for kind in load("aws.yaml")["available_node_types"].values():
+        asked = kind["node_config"] | {"MinCount": 1, "MaxCount": 1}  # as Ray does
+        assert not ParamValidator().validate(asked, request).has_errors()
+        assert ParamValidator().validate(asked | {"InstanceTyp": "g6.xlarge"}, request).has_errors()
+
+
 # --- KubeRay --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "document"), documents(), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_manifest_fits_its_kinds_reference(name: str, document: dict[str, Any]) -> None:
-    jsonschema.validate(document, KINDS[document["kind"]])
-
-
 def clusters() -> list[dict[str, Any]]:
-    specs = {document["kind"]: document.get("spec", {}) for _, document in documents()}
+    specs = {document["kind"]: document.get("spec", {}) for document in manifests()}
     return [specs["RayCluster"], specs["RayJob"]["rayClusterSpec"]]
 
 
@@ -119,8 +150,8 @@ def test_a_worker_that_is_told_to_go_has_more_time_than_ray_takes_to_drain_it(sp
 
 
 def test_the_rayjobs_configuration_is_one() -> None:
-    (config,) = [document for _, document in documents() if document["kind"] == "ConfigMap"]
-    (job,) = [document for _, document in documents() if document["kind"] == "RayJob"]
+    (config,) = [document for document in manifests() if document["kind"] == "ConfigMap"]
+    (job,) = [document for document in manifests() if document["kind"] == "RayJob"]
     settings = InpaintJob(**yaml.safe_load(config["data"]["inpaint.yaml"]))
     worker = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     assert settings.workers.max == worker["maxReplicas"]
