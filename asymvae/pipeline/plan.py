@@ -24,7 +24,7 @@ from asymvae.pipeline.kinds.choice import kind_class, kind_of
 from asymvae.pipeline.recipe import Recipe as Recipe
 from asymvae.storage.filesystem import is_local, redact, redact_text
 from asymvae.storage.filesystem import resolve as resolve_url
-from asymvae.storage.ledger import Ledger, commit_name, compare_jobs
+from asymvae.storage.ledger import Ledger, commit_names, compare_jobs
 from asymvae.storage.redaction import refuse_credentials
 from asymvae.storage.schemas import FORMAT_VERSION
 from asymvae.storage.shard_table import ShardTable
@@ -153,8 +153,7 @@ def make_plan(job: ShardJob, retry_errors: frozenset[str] | None = None) -> Plan
     left, redo = [], []
     with _about("output.url", out):
         committed = set(ledger.committed_names())
-        for place, shard in enumerate(shards):
-            name = commit_name(recipe.fingerprint, shard)
+        for place, name in enumerate(commit_names(recipe.fingerprint, shards)):
             if name not in committed:
                 left.append(place)
             elif retry_errors is not None and _has_errors(ledger.read_commit(name), retry_errors):

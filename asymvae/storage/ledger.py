@@ -30,6 +30,7 @@ from asymvae.storage.schemas import FORMAT_VERSION
 from asymvae.storage.uploads import abort_uploads
 
 if TYPE_CHECKING:
+    from asymvae.storage.shard_table import ShardTable
     from asymvae.storage.shards import Shard
 
 log = logging.getLogger(__name__)
@@ -53,12 +54,21 @@ _RECORD = re.compile(rf"{COMMITS}/(?P<shard>[^/]+)\.[0-9a-f]{{16}}\.json|{FAILED
 
 def commit_id(fingerprint: str, shard: Shard) -> str:
     """16 hex digits that change with the settings, the weights, or the shard's content."""
-    return hashlib.blake2b(f"{fingerprint}\n{shard.version}".encode(), digest_size=8).hexdigest()
+    return _id(fingerprint, shard.version)
+
+
+def _id(fingerprint: str, version: str) -> str:
+    return hashlib.blake2b(f"{fingerprint}\n{version}".encode(), digest_size=8).hexdigest()
 
 
 def commit_name(fingerprint: str, shard: Shard) -> str:
     """``<shard>.<id>``, as :meth:`Ledger.committed` lists it."""
     return f"{shard.name}.{commit_id(fingerprint, shard)}"
+
+
+def commit_names(fingerprint: str, shards: ShardTable) -> Iterator[str]:
+    """:func:`commit_name` of each, in their order."""
+    return (f"{name}.{_id(fingerprint, version)}" for name, version in shards.names_and_versions())
 
 
 def is_part(object_name: str) -> bool:
@@ -294,7 +304,7 @@ class Ledger:
             if all(self._put_one(part, where, surplus) for part, where in zip(parts, objects, strict=True)):
                 return objects
         raise OSError(
-            f"{self._shown(shard_name)}: objects named by their own content hold other bytes; "
+            f"{filesystem.redact(self.url)} {shard_name}: objects named by their own content hold other bytes; "
             f"look with `python -m jobs.audit --deep`, and remove those of this shard ending in {attempt}.parquet"
         )
 
@@ -347,9 +357,6 @@ class Ledger:
 
     def _at(self, *names: str) -> str:
         return filesystem.join(self.url, *names)
-
-    def _shown(self, name: str) -> str:
-        return f"{filesystem.redact(self.url)} {name}"
 
 
 def _objects(record: Mapping[str, Any]) -> set[str]:

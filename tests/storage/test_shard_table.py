@@ -28,6 +28,8 @@ def test_it_is_a_sequence_of_the_shards_it_was_made_of() -> None:
     assert ShardTable() == ()
     assert not ShardTable()
     assert [table[place] for place in (0, 1, -1)] == [SHARDS[0], SHARDS[1], SHARDS[-1]]
+    assert list(table.names_and_versions()) == [("z", "v1"), ("a", "v2"), ("m", "v3")]
+    assert list(ShardTable().names_and_versions()) == []
     assert table[1:] == SHARDS[1:]
     assert table[::-1] == SHARDS[::-1]
     assert table.take([2, 0]) == [SHARDS[2], SHARDS[0]]
