@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asymvae.storage import filesystem, schemas
+from asymvae.storage.inventory import CommitNames, Inventory
 from asymvae.storage.ledger import COMMITS, FAILED, Ledger, commit_name, law_broken
 
 if TYPE_CHECKING:
@@ -64,10 +65,11 @@ class _Found:
 
 @dataclass(slots=True)
 class Survey:
-    """What lies in OUT: all its files by their path below it, and those that commits name."""
+    """What lies in OUT and was not found to be as a commit says; the commits' records are in ``commits`` alone."""
 
-    objects: dict[str, filesystem.FileInfo]
-    named: set[str] = field(default_factory=set)
+    objects: Inventory
+    commits: CommitNames
+    named: set[str] = field(default_factory=set)  # of ``objects``, what a commit names all the same
 
 
 def audit(
@@ -105,57 +107,71 @@ def audit_and_survey(
     fingerprint = ledger.read_job()["fingerprint"]
     report = AuditReport(deep)
     # Objects before records: one that is committed in between is then named, and no orphan.
-    survey = Survey(filesystem.list_files(out_url, recursive=True))
-    objects, named = survey.objects, survey.named
-    committed = set(ledger.committed_names())
+    files = filesystem.iter_files(out_url, recursive=True)
+    objects = Inventory((where, file) for where, file in files if not _is_record(where))
+    survey = Survey(objects, CommitNames(ledger.committed_names()))
     failed = ledger.failed()
-
-    ids: dict[str, str] = {}
-    several: dict[str, list[str]] = {}
+    done = 0
 
     def look(name: str) -> _Found:
         return _look(ledger, name, fingerprint, objects, deep)
 
     with ThreadPoolExecutor(_SHARDS_AT_ONCE if deep else _RECORDS_AT_ONCE) as pool:
-        names = sorted(committed)
-        for start in range(0, len(names), _CHUNK):
-            chunk = names[start : start + _CHUNK]
-            for done, (name, found) in enumerate(zip(chunk, pool.map(look, chunk), strict=True), start + 1):
-                if (first := ids.setdefault(name.rpartition(".")[0], name)) != name:
-                    several.setdefault(name.rpartition(".")[0], [first]).append(name)
+        for chunk in survey.commits.chunks(_CHUNK):
+            for found in pool.map(look, chunk):
+                done += 1
                 report.missing += found.missing
                 report.broken += found.broken
                 if found.record is not None:
-                    named |= {part["object"] for part in found.record["parts"]}
                     _count(report, found.record)
+                    for part in found.record["parts"]:
+                        _settle(part, survey)
                 if progress:
-                    progress(done, len(names))
+                    progress(done, len(survey.commits))
 
-    report.shards = len(ids)
-    report.broken += [
-        f"{shard}: {len(of_one)} commits ({', '.join(sorted(of_one))}); remove those of an older input"
-        for shard, of_one in sorted(several.items())
-    ]
-    undone = {shard.name for shard in shards or () if commit_name(fingerprint, shard) not in committed}
+    for shard_name, of_one in survey.commits.by_shard():
+        report.shards += 1
+        if len(of_one) > 1:
+            report.broken.append(
+                f"{shard_name}: {len(of_one)} commits ({', '.join(of_one)}); remove those of an older input"
+            )
+    undone = {
+        shard.name for shard in shards or () if commit_name(fingerprint, shard) not in survey.commits.of(shard.name)
+    }
     for shard_name in sorted(undone - failed.keys()):
-        changed = "the input changed since its commit" if shard_name in ids else "no commit"
+        changed = "the input changed since its commit" if survey.commits.of(shard_name) else "no commit"
         report.missing.append(f"{shard_name}: {changed}")
     report.failed = [
         f"{shard}: {record.get('reason', 'no reason given')} (attempts: {record.get('attempts', '?')})"
         for shard, record in sorted(failed.items())
-        if shard in undone or shard not in ids
+        if shard in undone or not survey.commits.of(shard)
     ]
-    report.orphaned = sorted(_orphans(objects, named, ids.keys() - undone))
+    report.orphaned = sorted(_orphans(survey, undone))
     return report, survey
 
 
-def _orphans(objects: Mapping[str, object], named: set[str], committed: set[str]) -> Iterator[str]:
-    for where in objects:
+def _is_record(where: str) -> bool:
+    folder, _, name = where.rpartition("/")
+    return folder == COMMITS and name.endswith(".json")
+
+
+def _settle(part: Mapping[str, Any], survey: Survey) -> None:
+    """Of a million shards' objects nearly all are as their commits say, and needn't be kept in mind."""
+    where = part["object"]
+    if survey.objects.size(where) == part["size"]:
+        survey.objects.strike(where)
+    else:
+        survey.named.add(where)
+
+
+def _orphans(survey: Survey, undone: set[str]) -> Iterator[str]:
+    for where in survey.objects:
         folder, _, name = where.rpartition("/")
         temporary = filesystem.TEMPORARY.fullmatch(name) is not None
-        part = folder.partition("/")[0] in KINDS and where not in named
+        part = folder.partition("/")[0] in KINDS and where not in survey.named
         # Written before the commit that made it untrue, which a crash kept from removing it.
-        outdated = folder == FAILED and name.removesuffix(".json") in committed
+        shard = name.removesuffix(".json")
+        outdated = folder == FAILED and shard not in undone and bool(survey.commits.of(shard))
         if temporary or part or outdated or folder.startswith("_tmp"):
             yield where
 
@@ -178,7 +194,7 @@ def _look(
     ledger: Ledger,
     name: str,
     fingerprint: str,
-    objects: Mapping[str, filesystem.FileInfo],
+    objects: Inventory,
     deep: bool,
 ) -> _Found:
     where = f"{COMMITS}/{name}.json"
@@ -195,15 +211,15 @@ def _look(
         found.broken.append(f"{where}: of another job, fingerprint {record['fingerprint']}")
     rows: dict[str, list[dict[str, Any]]] = {}
     for part in record["parts"]:
-        here = objects.get(part["object"])
-        if here is None:
-            # Put after the listing, perhaps: ask for itself.
+        size = objects.size(part["object"])
+        if size is None:
+            # Put after the listing, perhaps, or named by another commit, too: ask for itself.
             with contextlib.suppress(FileNotFoundError):
-                here = filesystem.info(filesystem.join(ledger.url, part["object"]))
-        if here is None:
+                size = filesystem.info(filesystem.join(ledger.url, part["object"])).size
+        if size is None:
             found.missing.append(f"{part['object']}: named by {where}, and not there")
-        elif here.size != part["size"]:
-            found.broken.append(f"{part['object']}: {here.size} bytes, {part['size']} were committed")
+        elif size != part["size"]:
+            found.broken.append(f"{part['object']}: {size} bytes, {part['size']} were committed")
         elif deep:
             problem, ids = _read_part(ledger, part)
             found.broken += [f"{part['object']}: {line}" for line in problem]

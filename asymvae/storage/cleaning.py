@@ -73,22 +73,22 @@ def clean(out_url: str, survey: Survey, *, older_than: float, dry_run: bool = Fa
     for each in (cleaned.removed, cleaned.young):
         each.sort(key=lambda found: found.where)
     cleaned.doubtful.sort()
+    cleaned.foreign.sort()
     return cleaned
 
 
 def _leftovers(out_url: str, survey: Survey, now: float, cleaned: Cleaned) -> Iterator[Leftover]:
     """What may go, by its name and the survey; names that aren't ours are noted in ``cleaned``."""
-    committed = {shard_of(where) for where in survey.objects if where.startswith(f"{COMMITS}/")}
-    for where, file in survey.objects.items():
+    for where, size, changed in survey.objects.items():
         kind = _kind(where)
         if where in survey.named or where == JOB or where in _REPORT or kind == "record":
             continue
-        if kind == "failure" and shard_of(where) not in committed:
+        if kind == "failure" and not survey.commits.of(shard_of(where) or ""):
             continue
         if kind is None:
             cleaned.foreign.append(where)
             continue
-        yield Leftover(where, kind, file.size, None if file.changed is None else max(0.0, now - file.changed))
+        yield Leftover(where, kind, size, None if changed is None else max(0.0, now - changed))
     for upload in uploads.list_uploads(out_url):
         age = max(0.0, now - upload.started)
         if is_part(upload.where):
