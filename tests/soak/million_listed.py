@@ -3,8 +3,8 @@ committed.
 
 No store here can be filled with so many objects in useful time, so a server answers list requests for objects that
 don't exist, a thousand a page as S3 does, and nothing else: the client, the pages and the planning are the real ones.
-What a real store's distance adds is a page's time over the network, two thousand times. What the server takes of the
-machine, under 1 ms a page, is said apart: it is in the seconds, not in the planning's CPU seconds.
+What a real store's distance adds is a page's time over the network, two thousand times: --delay. What the server takes
+of the machine, 1 ms a page, is said apart: it is in the seconds, not in the planning's CPU seconds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import multiprocessing
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,12 +43,14 @@ class _Bucket(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     count = 0
     commits: Sequence[bytes] = ()
+    delay = 0.0
 
     def do_GET(self) -> None:
         asked = parse_qs(urlsplit(self.path).query)
         if "list-type" not in asked:
             self._answer(404, b"<Error><Code>NoSuchKey</Code><Message>none</Message></Error>")
             return
+        time.sleep(self.delay)
         first = int(asked.get("continuation-token", ["0"])[0])
         numbers = range(first, first)
         name: Callable[[int], bytes] = b"in/%07d.tar".__mod__
@@ -75,8 +78,8 @@ class _Bucket(BaseHTTPRequestHandler):
         pass
 
 
-def _serve(count: int, left: int, fingerprint: str, ports: Any) -> None:
-    _Bucket.count = count
+def _serve(count: int, left: int, fingerprint: str, delay: float, ports: Any) -> None:
+    _Bucket.count, _Bucket.delay = count, delay
     if fingerprint:
         names = (commit_name(fingerprint, _shard(number)) for number in range(count - left))
         _Bucket.commits = [f"out/_commits/{name}.json".encode() for name in names]
@@ -85,13 +88,13 @@ def _serve(count: int, left: int, fingerprint: str, ports: Any) -> None:
     server.serve_forever()
 
 
-def _plan(count: int, left: int, fingerprint: str, meter: Meter | None) -> Iterator[Any]:
-    """The plan of a job over ``count`` shards, once."""
+def _plan(count: int, left: int, fingerprint: str, meter: Meter | None, delay: float = 0) -> Iterator[Any]:
+    """The plan of a job over ``count`` shards, once; ``delay`` in s, of each page."""
     from asymvae.config import InpaintJob
     from asymvae.pipeline.plan import make_plan
 
     ports: Any = multiprocessing.Queue()
-    server = multiprocessing.get_context("fork").Process(target=_serve, args=(count, left, fingerprint, ports))
+    server = multiprocessing.get_context("fork").Process(target=_serve, args=(count, left, fingerprint, delay, ports))
     server.start()
     os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{ports.get()}"
     settings: dict[str, Any] = {
@@ -122,6 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.soak.million_listed", description=__doc__)
     parser.add_argument("--shards", type=int, default=1_000_000, help="in the input (1,000,000)")
     parser.add_argument("--left", type=int, default=1000, help="of them without a commit (1,000)")
+    parser.add_argument("--delay", type=float, default=0, help="ms that each page comes later, for the distance (0)")
     flags = parser.parse_args()
     os.environ |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
     (small,) = _plan(1, 0, "", None)  # for the fingerprint that the commits' names hang on
@@ -129,7 +133,7 @@ def main() -> None:
 
     s3fs.S3FileSystem.clear_instance_cache()
     print(f"| {'step':34} | {'s':8} | {'CPU s':8} | MiB before | MiB peak | requests |\n|---|---|---|---|---|---|")
-    (plan,) = _plan(flags.shards, flags.left, small.recipe.fingerprint, Meter())
+    (plan,) = _plan(flags.shards, flags.left, small.recipe.fingerprint, Meter(), flags.delay / 1000)
     assert (len(plan.shards), len(plan.left)) == (flags.shards, flags.left), (len(plan.shards), len(plan.left))
     assert re.fullmatch(r"\d{7}", plan.left[0].name)
 
