@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ from asymvae.pipeline.kinds.choice import kind_class, kind_of
 from asymvae.pipeline.recipe import Recipe as Recipe
 from asymvae.storage.filesystem import is_local, redact, redact_text
 from asymvae.storage.filesystem import resolve as resolve_url
-from asymvae.storage.ledger import Ledger, commit_names, compare_jobs
+from asymvae.storage.job_records import compare_jobs
+from asymvae.storage.ledger import Ledger, commit_names
 from asymvae.storage.redaction import refuse_credentials
 from asymvae.storage.schemas import FORMAT_VERSION
 from asymvae.storage.shard_table import ShardTable
@@ -153,12 +155,16 @@ def make_plan(job: ShardJob, retry_errors: frozenset[str] | None = None) -> Plan
     left, redo = [], []
     with _about("output.url", out):
         committed = set(ledger.committed_names())
+        meant = hashlib.blake2b(digest_size=16)
         for place, name in enumerate(commit_names(recipe.fingerprint, shards)):
+            meant.update(f"{name}\n".encode())
             if name not in committed:
                 left.append(place)
             elif retry_errors is not None and _has_errors(ledger.read_commit(name), retry_errors):
                 left.append(place)
                 redo.append(name)
+    # Commits without a _job.json, which somebody removed, may be of any plan.
+    record["plan"] = meant.hexdigest() if earlier or not committed else None
     return Plan(recipe, shards, shards.take(left), tuple(redo), record, model_bytes(model, job))
 
 

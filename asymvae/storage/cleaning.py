@@ -20,10 +20,10 @@ from typing import Final
 from asymvae.storage import filesystem, uploads
 from asymvae.storage.audit import Survey
 from asymvae.storage.clock import PROBE, store_time
-from asymvae.storage.ledger import COMMITS, FAILED, JOB, Ledger, is_part, shard_of
+from asymvae.storage.ledger import COMMITS, FAILED, JOB, REPLANNED, Ledger, is_part, shard_of
 
 _RECORD: Final = re.compile(rf"({COMMITS}|{FAILED})/[^/]+\.json")
-_OF_OUT: Final = frozenset([JOB, "seen-by-all", PROBE])  # temporary files that are of no shard
+_OF_OUT: Final = frozenset([JOB, REPLANNED, "seen-by-all", PROBE])  # temporary files that are of no shard
 _REPORT: Final = frozenset(["report/index.html", "report/contact_sheet.png"])
 _SHARDS_AT_ONCE: Final = 16
 
@@ -81,7 +81,7 @@ def _leftovers(out_url: str, survey: Survey, now: float, cleaned: Cleaned) -> It
     """What may go, by its name and the survey; names that aren't ours are noted in ``cleaned``."""
     for where, size, changed in survey.objects.items():
         kind = _kind(where)
-        if where in survey.named or where == JOB or where in _REPORT or kind == "record":
+        if where in survey.named or where in (JOB, REPLANNED) or where in _REPORT or kind == "record":
             continue
         if kind == "failure" and not survey.commits.of(shard_of(where) or ""):
             continue

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from asymvae.storage import filesystem
+from asymvae.storage.job_records import compare_jobs
 from asymvae.storage.parts import Part
 from asymvae.storage.schemas import FORMAT_VERSION
 from asymvae.storage.uploads import abort_uploads
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 JOB: Final = "_job.json"
+REPLANNED: Final = "_replanned.json"
 COMMITS: Final = "_commits"
 FAILED: Final = "_failed"
 # Of a shard whose first name was taken by other bytes. No shard's name contains "~r".
@@ -116,27 +118,6 @@ def law_broken(record: Mapping[str, Any]) -> list[str]:
     return broken
 
 
-def compare_jobs(earlier: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """What differs between two ``_job.json`` so that their outputs don't belong in one OUT; [] if nothing does.
-
-    Each line names a setting, what it was and what it is.
-    """
-    if earlier.get("fingerprint") == ours.get("fingerprint"):
-        return []
-    before, now = (_flat(job.get("affects_output", {})) for job in (earlier, ours))
-    for job, settings in ((earlier, before), (ours, now)):
-        settings["format_version"] = job.get("format_version")
-        settings["job"] = job.get("job", "inpaint")
-        settings["model.weights_sha256"] = job.get("model", {}).get("weights_sha256")
-        settings["inpainter.sha256"] = job.get("inpainter", {}).get("sha256")
-    lines = [
-        f"{name}: was {json.dumps(before.get(name))}, is {json.dumps(now.get(name))}"
-        for name in sorted(before | now)
-        if before.get(name) != now.get(name)
-    ]
-    return lines or [f"fingerprint: was {earlier.get('fingerprint')}, is {ours.get('fingerprint')}"]
-
-
 class Ledger:
     """The records below ``url`` (OUT), and the way parts get there."""
 
@@ -144,9 +125,16 @@ class Ledger:
         self.url = url
 
     def open_job(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Create ``_job.json`` unless there is one; returns what is there, ours or the earlier one."""
+        """Create ``_job.json`` unless there is one; returns what is there, ours or the earlier one.
+
+        Both may have a ``plan``: a digest of all ``"<shard>.<id>"`` that its driver may commit. Whoever means others
+        than the first leaves a mark, before anything of it is committed; see :meth:`_present`.
+        """
         filesystem.put_if_absent(self._at(JOB), _encode(record))
-        return self.read_job()
+        standing = self.read_job()
+        if standing.get("plan") != record.get("plan") and not compare_jobs(standing, record):
+            filesystem.put_if_absent(self._at(REPLANNED), _encode({"plan": record.get("plan")}))
+        return standing
 
     def read_job(self) -> dict[str, Any]:
         """FileNotFoundError where no job was ever opened; ValueError if its record can't be parsed."""
@@ -220,11 +208,12 @@ class Ledger:
         Raises:
             ValueError: the counts and the parts don't add up; nothing was written.
         """
+        job = self.read_job()
         record: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "shard": shard.name,
             "id": commit_id,
-            "fingerprint": self.read_job()["fingerprint"],
+            "fingerprint": job["fingerprint"],
             "input": _input(shard),
             "counts": dict(counts),
             "errors_by_code": dict(errors_by_code or {}),
@@ -236,7 +225,7 @@ class Ledger:
         if broken := law_broken(record):
             raise ValueError(f"shard {shard.name} is not committed: {'; '.join(broken)}")
         name = f"{shard.name}.{commit_id}"
-        present = self._commits_of(shard.name)
+        present = self._present(shard.name, name, job)
         if name in present:
             filesystem.remove(self._at(FAILED, f"{shard.name}.json"))
             return self.read_commit(name)
@@ -347,6 +336,24 @@ class Ledger:
             return False
         return any(record["input"] == failed.get("input") for record in commits)
 
+    def _present(self, shard_name: str, name: str, job: Mapping[str, Any]) -> list[str]:
+        """The shard's commits. A local folder has to be read whole for them, half a second's CPU among a million.
+
+        Two ids of one shard take two plans, and a driver of a second one leaves its mark before it commits: as long as
+        there is none, the shard can have no commit but ``name``. A mark that comes after this look is of a driver whose
+        commits do too; so would they after a listing.
+        """
+        if not filesystem.is_local(self.url) or not job.get("plan") or self._is_there(REPLANNED):
+            return self._commits_of(shard_name)
+        return [name] if self._is_there(COMMITS, f"{name}.json") else []
+
+    def _is_there(self, *names: str) -> bool:
+        try:
+            filesystem.info(self._at(*names))
+        except FileNotFoundError:
+            return False
+        return True
+
     def _commits_of(self, shard_name: str) -> list[str]:
         names = self._names(COMMITS, prefix=f"{shard_name}.")
         return [name for name in names if name.rpartition(".")[0] == shard_name]
@@ -388,13 +395,3 @@ def _decode(content: bytes) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError("the record is not a JSON object")
     return record
-
-
-def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{above}{name}.")
-        else:
-            flat[f"{above}{name}"] = value
-    return flat

@@ -16,7 +16,8 @@ import pytest
 
 from asymvae.storage import filesystem
 from asymvae.storage.audit import audit
-from asymvae.storage.ledger import Ledger, commit_id, commit_names, compare_jobs, shard_of
+from asymvae.storage.job_records import compare_jobs
+from asymvae.storage.ledger import Ledger, commit_id, commit_names, shard_of
 from asymvae.storage.shard_table import ShardTable
 from tests.object_store import SECRET_KEY
 from tests.storage.rows import FINGERPRINT, a_set, a_shard, commit, error, files, open_job, result
@@ -278,6 +279,46 @@ def test_a_changed_input_replaces_its_commit_and_parts(out_url: str, tmp_path: P
     )
     report = audit(out_url, deep=True, shards=[changed, a_shard("00000.tail")])
     assert report.ok, report
+
+
+def planned(out_url: str, plan: str | None) -> Ledger:
+    """A driver's ledger, its job opened."""
+    ledger = Ledger(out_url)
+    ledger.open_job({"format_version": 1, "fingerprint": FINGERPRINT, "plan": plan})
+    return ledger
+
+
+def test_in_a_local_folder_of_one_plan_a_commit_reads_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = str(tmp_path / "out")
+    ledgers = [planned(url, "p1"), planned(url, "p1")]
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystem, "iter_files", lambda *_, **__: pytest.fail("a folder was read"))
+        records = [commit(ledger, a_shard(), tmp_path / str(n), ROWS) for n, ledger in enumerate(ledgers)]
+    assert records[0] == records[1]
+    assert "_replanned.json" not in files(url)
+    assert_clean(url)
+
+
+@pytest.mark.parametrize("plans", [("p1", "p2"), ("p1", None), (None, "p2"), (None, None)])
+def test_whichever_driver_is_last_of_two_with_other_plans_replaces_the_others_commit(
+    out_url: str, tmp_path: Path, plans: tuple[str | None, str | None]
+) -> None:
+    changed = a_shard(version="v2")
+    first = planned(out_url, plans[0])
+    commit(first, a_shard(), tmp_path / "1", ROWS)
+    second = planned(out_url, plans[1])
+    commit(second, changed, tmp_path / "2", OTHER_BYTES)
+    assert list(first.committed()) == [f"00000.{commit_id(FINGERPRINT, changed)}"]
+    assert audit(out_url, deep=True, shards=[changed]).ok
+    commit(first, a_shard(), tmp_path / "3", ROWS)  # still at work, on what its plan says
+    assert list(first.committed()) == [f"00000.{commit_id(FINGERPRINT, a_shard())}"]
+    assert_clean(out_url)
+
+
+def test_a_job_that_is_refused_leaves_no_mark(tmp_path: Path) -> None:
+    ledger = planned(str(tmp_path), "p1")
+    ledger.open_job({"format_version": 1, "fingerprint": "of another job", "plan": "p2"})
+    assert files(ledger.url) == ["_job.json"]
 
 
 def test_a_redo_whose_bytes_are_the_same_keeps_the_parts(tmp_path: Path) -> None:
