@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import platform
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -132,10 +135,39 @@ def make_plan(job: ShardJob, retry_errors: frozenset[str] | None = None) -> Plan
         if earlier is not None and not _is_job(earlier):
             raise ConfigurationError(f"{redact(out)} holds a _job.json of something else; choose another output.url")
     name = _model_name(earlier) if earlier else redact(given.model.path)
+    with _listed_beside(ledger) as listed:
+        return _plan(job, name, ledger, earlier, listed, retry_errors)
+
+
+@contextmanager
+def _listed_beside(ledger: Ledger) -> Iterator[Future[set[str]]]:
+    """The names of all commits, listed by a thread while the block lists the input: each is 1,000 pages of a million
+    shards, and a store far away is waited for once. The end of the block ends the listing."""
+    over = threading.Event()
+
+    def names() -> set[str]:
+        return set(itertools.takewhile(lambda _: not over.is_set(), ledger.committed_names()))
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(names)
+        finally:
+            over.set()
+
+
+def _plan(
+    job: ShardJob,
+    name: str,
+    ledger: Ledger,
+    earlier: dict[str, Any] | None,
+    listed: Future[set[str]],
+    retry_errors: frozenset[str] | None,
+) -> Plan:
+    out = job.output.url
     kind = kind_of(job, name)
     with _about("input.urls"):
-        root, listed = kind.shards(earlier["input"]["root"] if earlier else None)
-        shards = ShardTable.of(listed)
+        root, found = kind.shards(earlier["input"]["root"] if earlier else None)
+        shards = ShardTable.of(found)
     with _about("model.path", job.model.path):
         model = load_model(job)
     weights = model.weights_sha256
@@ -154,7 +186,7 @@ def make_plan(job: ShardJob, retry_errors: frozenset[str] | None = None) -> Plan
 
     left, redo = [], []
     with _about("output.url", out):
-        committed = set(ledger.committed_names())
+        committed = listed.result()
         meant = hashlib.blake2b(digest_size=16)
         for place, name in enumerate(commit_names(recipe.fingerprint, shards)):
             meant.update(f"{name}\n".encode())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from asymvae.pipeline.executor import LocalExecutor
 from asymvae.pipeline.job import run_job
+from asymvae.pipeline.plan import ConfigurationError, make_plan
 from asymvae.storage.ledger import REPLANNED, Ledger
 from tests.tiny import job, sample, write_tar
 
@@ -51,3 +54,21 @@ def test_commits_whose_job_record_was_removed_may_be_of_any_plan(folder: Folder)
     folder.fill("a.tar", 2)
     assert folder.run() == ["a"]
     assert Ledger(str(folder.out)).read_job()["plan"] is None
+
+
+def test_an_input_that_is_wrong_is_said_before_all_commits_are_listed(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ledger, "committed_names", lambda _: map(str, itertools.count()))
+    with pytest.raises(ConfigurationError, match="matches no file"):
+        make_plan(job(str(folder.folder / "in" / "*.tar"), folder.out, folder.checkpoint))
+
+
+def test_commits_that_can_not_be_listed_are_a_wrong_output(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: Ledger) -> Iterator[str]:
+        raise PermissionError("not allowed to list")
+
+    folder.fill("a.tar", 1)
+    monkeypatch.setattr(Ledger, "committed_names", refused)
+    with pytest.raises(ConfigurationError, match=r"output\.url .*not allowed to list"):
+        make_plan(job(str(folder.folder / "in" / "*.tar"), folder.out, folder.checkpoint))
