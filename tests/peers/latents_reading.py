@@ -4,11 +4,12 @@ By hand: ``python -m tests.peers.latents_reading``. Prints samples a second and 
 turns, and bytes on disk a sample.
 
 The samples are posteriors of SD's shape at 512 px, (4, 64, 64) in float16, with a caption of 80 bytes; the files are in
-the page cache. ``pyarrow alone`` is a loop in this process, one thread, reading what LatentDataset reads
-into numpy arrays of a row group, in the file's order: no batches, no shuffle, no float32, nothing scaled, no noise.
-``pyarrow, N workers`` is the same in DataLoader workers, which hand over what they read, as any reader for training
-must. LatentDataset draws noise; with ``sample=False`` it takes the means alone. The others end in float32 batches of 32
-of means and logvars as they are. The .npz are uncompressed, as kohya's scripts write them; the tars too.
+the page cache. ``pyarrow alone`` is a loop in this process, one thread, that reads LatentDataset's columns into numpy
+arrays of a row group, in the file's order: no batches, no shuffle, no float32, nothing scaled, no noise. ``pyarrow, N
+workers`` is the same in DataLoader workers, which hand over what they read, as any reader for training must; ``pyarrow
+and torch.randn`` draws noise and scales, a row group at once. LatentDataset draws noise; with ``sample=False`` it takes
+the means alone. The others end in float32 batches of 32 of means and logvars as they are. The .npz are uncompressed, as
+kohya's scripts write them; the tars too.
 
 CPU time is that of this process and its workers. On a machine where others are at work, it is what can be compared.
 """
@@ -123,23 +124,29 @@ class NpzFolder(Dataset[tuple[torch.Tensor, torch.Tensor, str]]):
 class ArrowFiles(IterableDataset[dict[str, torch.Tensor]]):
     """pyarrow alone: each worker reads every n-th file into arrays (rows, values), a row group at a time."""
 
-    def __init__(self, folder: Path, latents: Sequence[str]) -> None:
+    def __init__(self, folder: Path, latents: Sequence[str], draw: bool) -> None:
         self.files, self.latents = sorted((folder / "out/latents").rglob("*.parquet")), latents
+        self.draw = draw
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         worker = get_worker_info()
-        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for file in self.files[number::workers]:
+        first, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for file in self.files[first::workers]:
             with pq.ParquetFile(file) as parquet:
-                for group in range(parquet.num_row_groups):
+                for number in range(parquet.num_row_groups):
                     columns = ["key", "caption", "shape", *self.latents]
-                    table = parquet.read_row_group(group, columns=columns, use_threads=False)
+                    table = parquet.read_row_group(number, columns=columns, use_threads=False)
                     values = {name: table[name].combine_chunks().flatten() for name in self.latents}
-                    yield {name: from_dlpack(array).view(table.num_rows, -1) for name, array in values.items()}
+                    group = {name: from_dlpack(array).view(table.num_rows, -1) for name, array in values.items()}
+                    yield {"mean": draw(**group)} if self.draw else group
 
 
-def read_pyarrow(folder: Path, workers: int, latents: Sequence[str]) -> int:
-    groups = ArrowFiles(folder, latents)
+def draw(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    return torch.randn(mean.shape).mul_(logvar.float().mul_(0.5).exp_()).add_(mean).mul_(0.18215)
+
+
+def read_pyarrow(folder: Path, workers: int, latents: Sequence[str] = ("mean", "logvar"), draw: bool = False) -> int:
+    groups = ArrowFiles(folder, latents, draw)
     loader = DataLoader(groups, batch_size=None, num_workers=workers) if workers else groups
     return sum(len(group["mean"]) for group in loader)
 
@@ -195,7 +202,8 @@ def ways(folder: Path, workers: int) -> dict[str, tuple[str, str, Callable[[], i
     both, means = BASES
     names = (f"pyarrow, mean and logvar, {of}", f"pyarrow, mean, {of}") if workers else BASES
     return {
-        names[0]: ("out", both, partial(read_pyarrow, folder, workers, ("mean", "logvar"))),
+        names[0]: ("out", both, partial(read_pyarrow, folder, workers)),
+        f"pyarrow and torch.randn, {of}": ("out", both, partial(read_pyarrow, folder, workers, draw=True)),
         f"LatentDataset, {of}": ("out", both, partial(read_ours, folder, workers)),
         names[1]: ("out", means, partial(read_pyarrow, folder, workers, ("mean",))),
         f"LatentDataset, sample=False, {of}": ("out", means, partial(read_ours, folder, workers, False)),
@@ -206,7 +214,7 @@ def ways(folder: Path, workers: int) -> dict[str, tuple[str, str, Callable[[], i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=8192)
+    parser.add_argument("--samples", type=int, default=16384, help="fewer fit the shuffle buffer: its filling")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="of the DataLoader, beside none")
     arguments = parser.parse_args()
