@@ -8,7 +8,7 @@ the page cache. ``pyarrow alone`` is a loop in this process, one thread, that re
 arrays of a row group, in the file's order: no batches, no shuffle, no float32, nothing scaled, no noise. ``pyarrow, N
 workers`` is the same in DataLoader workers, which hand over what they read, as any reader for training must; ``pyarrow
 and torch.randn`` draws noise and scales, a row group at once. LatentDataset draws noise; with ``sample=False`` it takes
-the means alone. The others end in float32 batches of 32 of means and logvars as they are. The .npz are uncompressed, as
+the means alone. The others end in float32 batches of means and logvars as they are. The .npz are uncompressed, as
 kohya's scripts write them; the tars too.
 
 CPU time is that of this process and its workers. On a machine where others are at work, it is what can be compared.
@@ -42,7 +42,6 @@ from asymvae.tables import markdown
 from tests.latents.small_out import SmallOut
 
 SHAPE = (4, 64, 64)
-BATCH = 32
 SHARDS = 4
 
 
@@ -151,14 +150,14 @@ def read_pyarrow(folder: Path, workers: int, latents: Sequence[str] = ("mean", "
     return sum(len(group["mean"]) for group in loader)
 
 
-def read_ours(folder: Path, workers: int, sample: bool = True) -> int:
-    data = LatentDataset(str(folder / "out"), batch_size=BATCH, sample=sample)
+def read_ours(folder: Path, workers: int, batch_size: int, sample: bool = True) -> int:
+    data = LatentDataset(str(folder / "out"), batch_size=batch_size, sample=sample)
     loader = DataLoader(data, batch_size=None, num_workers=workers)
     return sum(int((~batch["is_padding"]).sum()) for batch in loader)
 
 
-def read_npz(folder: Path, workers: int) -> int:
-    loader = DataLoader(NpzFolder(folder / "npz"), BATCH, shuffle=True, num_workers=workers)
+def read_npz(folder: Path, workers: int, batch_size: int) -> int:
+    loader = DataLoader(NpzFolder(folder / "npz"), batch_size, shuffle=True, num_workers=workers)
     return sum(len(mean) for mean, _, _ in loader)
 
 
@@ -167,10 +166,10 @@ def as_float(sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, str]:
     return mean, logvar, sample["json"]["caption"]
 
 
-def read_tars(folder: Path, workers: int) -> int:
+def read_tars(folder: Path, workers: int, batch_size: int) -> int:
     urls = sorted(str(path) for path in (folder / "tars").iterdir())
     tars = webdataset.WebDataset(urls, shardshuffle=SHARDS).shuffle(1000).decode().map(as_float)
-    loader = DataLoader(tars.batched(BATCH), batch_size=None, num_workers=workers)
+    loader = DataLoader(tars.batched(batch_size), batch_size=None, num_workers=workers)
     return sum(len(batch[0]) for batch in loader)
 
 
@@ -196,7 +195,7 @@ def cpu_seconds() -> float:
 BASES = ("pyarrow alone, mean and logvar", "pyarrow alone, mean")
 
 
-def ways(folder: Path, workers: int) -> dict[str, tuple[str, str, Callable[[], int]]]:
+def ways(folder: Path, workers: int, batch_size: int) -> dict[str, tuple[str, str, Callable[[], int]]]:
     """By name: where the files are, which of BASES it is set beside, and the reader."""
     of = "no worker" if not workers else "1 worker" if workers == 1 else f"{workers} workers"
     both, means = BASES
@@ -204,17 +203,18 @@ def ways(folder: Path, workers: int) -> dict[str, tuple[str, str, Callable[[], i
     return {
         names[0]: ("out", both, partial(read_pyarrow, folder, workers)),
         f"pyarrow and torch.randn, {of}": ("out", both, partial(read_pyarrow, folder, workers, draw=True)),
-        f"LatentDataset, {of}": ("out", both, partial(read_ours, folder, workers)),
+        f"LatentDataset, {of}": ("out", both, partial(read_ours, folder, workers, batch_size)),
         names[1]: ("out", means, partial(read_pyarrow, folder, workers, ("mean",))),
-        f"LatentDataset, sample=False, {of}": ("out", means, partial(read_ours, folder, workers, False)),
-        f"WebDataset of .npy, {of}": ("tars", both, partial(read_tars, folder, workers)),
-        f".npz an image, {of}": ("npz", both, partial(read_npz, folder, workers)),
+        f"LatentDataset, sample=False, {of}": ("out", means, partial(read_ours, folder, workers, batch_size, False)),
+        f"WebDataset of .npy, {of}": ("tars", both, partial(read_tars, folder, workers, batch_size)),
+        f".npz an image, {of}": ("npz", both, partial(read_npz, folder, workers, batch_size)),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=16384, help="fewer fit the shuffle buffer: its filling")
+    parser.add_argument("--batch", type=int, default=32, help="samples; pyarrow reads row groups of 128")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="of the DataLoader, beside none")
     arguments = parser.parse_args()
@@ -222,7 +222,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write(folder, arguments.samples)
-        readers = {name: of for workers in (0, *arguments.workers) for name, of in ways(folder, workers).items()}
+        readers = {
+            name: of
+            for workers in (0, *arguments.workers)
+            for name, of in ways(folder, workers, arguments.batch).items()
+        }
         speeds: dict[str, dict[int, float]] = {}
         costs: dict[str, dict[int, float]] = {}
         turns = {name: partial(timed, read, arguments.samples) for name, (_, _, read) in readers.items()}
@@ -241,7 +245,8 @@ def main() -> None:
             for name, (where, beside, _) in readers.items()
         ]
         print(
-            f"{arguments.samples} samples, {arguments.rounds} rounds, {os.cpu_count()} cores; medians (least to most)\n"
+            f"{arguments.samples} samples, batches of {arguments.batch}, {arguments.rounds} rounds, {os.cpu_count()} cores;"
+            " medians (least to most)\n"
         )
         heads = ["reader", "samples/s", "of pyarrow alone", "CPU us a sample", "pyarrow alone, of it", "bytes a sample"]
         print(markdown(heads, rows))
