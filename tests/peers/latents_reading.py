@@ -245,8 +245,8 @@ def main() -> None:
             for name, (where, beside, _) in readers.items()
         ]
         print(
-            f"{arguments.samples} samples, batches of {arguments.batch}, {arguments.rounds} rounds, {os.cpu_count()} cores;"
-            " medians (least to most)\n"
+            f"{arguments.samples} samples, batches of {arguments.batch}, {arguments.rounds} rounds, {os.cpu_count()}"
+            " cores; medians (least to most)\n"
         )
         heads = ["reader", "samples/s", "of pyarrow alone", "CPU us a sample", "pyarrow alone, of it", "bytes a sample"]
         print(markdown(heads, rows))
