@@ -23,8 +23,8 @@ _COUNTS: Final = {"samples": 0, "planned": 0, "results": 0, "errors": 0, "shard_
 class SimulatedWorker:
     """In the place of RayShardWorker: waits for a shard's time, one shard after the other, tells the board as a real
     one does, and commits a real record. Its reports say in ``stages``: ``device`` and ``commit``, in s; ``ready``, when
-    it could take its first shard, and ``ended``, when it had committed this one, in s since 1970; ``resident``, of its
-    process, in MiB."""
+    it could take its first shard, in s since 1970; ``ended``, when it had committed this one, by the machine's
+    perf_counter; ``resident``, of its process, in MiB."""
 
     def __init__(self, recipe: Recipe, board: Any) -> None:
         self._ledger, self._fingerprint, self._board = Ledger(recipe.job.output.url), recipe.fingerprint, board
@@ -44,6 +44,6 @@ class SimulatedWorker:
         run = {"started": datetime.now(UTC).isoformat(), "seconds": device}
         self._ledger.commit(shard, commit_id(self._fingerprint, shard), [], _COUNTS, run)
         ended = time.perf_counter()
-        stages = {"device": device, "commit": ended - started, "ready": self._ready, "ended": time.time()}
+        stages = {"device": device, "commit": ended - started, "ready": self._ready, "ended": ended}
         stages["resident"] = psutil.Process().memory_full_info().pss / 2**20
         return Report(shard.name, True, counts=_COUNTS, worker=str(getpid()), seconds=ended - began, stages=stages)

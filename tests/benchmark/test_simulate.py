@@ -23,8 +23,8 @@ def test_two_workers_on_one_node(tmp_path: Path) -> None:
     (file,) = (tmp_path / "out").glob("simulate-*.parquet")
     timed, empty = pq.read_table(file).to_pylist()
     assert (timed["workers"], timed["shards"], empty["shards"], empty["shard_s"]) == (2, 6, 40, 0)
-    assert 0 < timed["busy"] < 1.01  # a clock that ran for less than it was told to would be busier
-    assert timed["seconds"] > 3 * 0.3 - 0.01
+    assert 0 < timed["busy"] <= 1  # a clock that ran for less than it was told to would be busier
+    assert timed["seconds"] >= 3 * 0.3
     assert timed["whole"] >= timed["seconds"]
     assert timed["largest"] > 0.5
     assert 0 <= timed["idle"] < 1
