@@ -99,7 +99,7 @@ def _codes(listed: str) -> frozenset[str]:
 
 def _print_plan(plan: Plan) -> None:
     job = plan.recipe.job
-    size = sum(shard.size for shard in plan.left)
+    size = int(plan.left.sizes.sum())
     print(f"{len(plan.shards)} shards, {len(plan.shards) - len(plan.left)} of them committed already")
     print(f"{len(plan.left)} to do, {size / 2**20:.1f} MiB, into {redact(job.output.url)}")
     for shard in plan.left[:10]:

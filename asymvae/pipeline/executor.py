@@ -18,12 +18,13 @@ from asymvae.pipeline.allocator import KEEP_FREED_MEMORY
 from asymvae.pipeline.capacity import DeviceMemory, device_memory
 from asymvae.pipeline.cluster import check_output_is_shared, check_placement, check_resources, connect, placement
 from asymvae.pipeline.plan import ConfigurationError
-from asymvae.pipeline.pool import GRACE_S, LOOK_EVERY_S, Pool, last_line, weight
+from asymvae.pipeline.pool import GRACE_S, LOOK_EVERY_S, Pool, last_line
 from asymvae.pipeline.progress import Board, Tally
 from asymvae.pipeline.recipe import Recipe
 from asymvae.pipeline.reports import Report
 from asymvae.pipeline.tail import largest_first
 from asymvae.pipeline.worker import RayShardWorker, ShardWorker
+from asymvae.storage.shard_table import ShardTable
 from asymvae.storage.shards import Shard
 
 _LISTEN_EVERY_S = 0.5
@@ -135,7 +136,7 @@ class RayExecutor:
             lambda: actor.remote(recipe, board),
             shards,
             len(shards),
-            sum(map(weight, shards)),
+            int(ShardTable.of(shards).sizes.clip(min=1).sum()),
             least=workers.min,
             most=workers.max,
             in_flight=workers.shards_in_flight,

@@ -81,7 +81,7 @@ def _leftovers(out_url: str, survey: Survey, now: float, cleaned: Cleaned) -> It
     """What may go, by its name and the survey; names that aren't ours are noted in ``cleaned``."""
     for where, size, changed in survey.objects.items():
         kind = _kind(where)
-        if where in survey.named or where in (JOB, REPLANNED) or where in _REPORT or kind == "record":
+        if where in survey.named or where in (JOB, REPLANNED) or where in _REPORT:
             continue
         if kind == "failure" and not survey.commits.of(shard_of(where) or ""):
             continue
@@ -98,14 +98,14 @@ def _leftovers(out_url: str, survey: Survey, now: float, cleaned: Cleaned) -> It
 
 
 def _kind(where: str) -> str | None:
-    """part, temporary, failure, or "record" of a commit; None: no name of ours."""
+    """part, temporary or failure; None: no name of ours. Commits' records are not among a survey's objects."""
     folder, _, name = where.rpartition("/")
     temporary = filesystem.TEMPORARY.fullmatch(name)
     if temporary:
         whole = f"{folder}/{temporary['name']}" if folder else temporary["name"]
         return "temporary" if whole in _OF_OUT or is_part(whole) or _RECORD.fullmatch(whole) else None
     if _RECORD.fullmatch(where):
-        return "failure" if folder == FAILED else "record"
+        return "failure"
     return "part" if is_part(where) else None
 
 
@@ -140,9 +140,7 @@ def _withdraw_commits_of(ledger: Ledger, shard: str, gone: list[str]) -> list[st
     withdrawn = []
     for name, objects in ledger.commits_of(shard).items():
         for where in objects.intersection(gone):
-            try:
-                filesystem.info(filesystem.join(ledger.url, where))
-            except FileNotFoundError:
+            if not filesystem.exists(filesystem.join(ledger.url, where)):
                 with contextlib.suppress(FileNotFoundError):
                     ledger.withdraw(name)
                 withdrawn.append(name)

@@ -95,6 +95,14 @@ def info(url: str) -> FileInfo:
     return _file_info(_retried(lambda: fs.info(path)))
 
 
+def exists(url: str) -> bool:
+    try:
+        info(url)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def hash_stream(url: str) -> str:
     """sha256 in hex of a file's content, read in pieces."""
     digest = hashlib.sha256()

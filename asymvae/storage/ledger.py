@@ -310,9 +310,7 @@ class Ledger:
 
     def _put_back(self, part: Part, where: str) -> None:
         """A part that was there before the record, and adopted, may have been cleaned away as old and unnamed."""
-        try:
-            filesystem.info(self._at(where))
-        except FileNotFoundError:
+        if not filesystem.exists(self._at(where)):
             self._put_one(part, where, set())
 
     def commits_of(self, shard_name: str) -> dict[str, set[str]]:
@@ -343,16 +341,9 @@ class Ledger:
         there is none, the shard can have no commit but ``name``. A mark that comes after this look is of a driver whose
         commits do too; so would they after a listing.
         """
-        if not filesystem.is_local(self.url) or not job.get("plan") or self._is_there(REPLANNED):
+        if not filesystem.is_local(self.url) or not job.get("plan") or filesystem.exists(self._at(REPLANNED)):
             return self._commits_of(shard_name)
-        return [name] if self._is_there(COMMITS, f"{name}.json") else []
-
-    def _is_there(self, *names: str) -> bool:
-        try:
-            filesystem.info(self._at(*names))
-        except FileNotFoundError:
-            return False
-        return True
+        return [name] if filesystem.exists(self._at(COMMITS, f"{name}.json")) else []
 
     def _commits_of(self, shard_name: str) -> list[str]:
         names = self._names(COMMITS, prefix=f"{shard_name}.")

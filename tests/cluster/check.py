@@ -49,7 +49,7 @@ def problems(name: str, document: dict[str, Any]) -> list[str]:
 
 def problems_by(schema: Schema, document: dict[str, Any]) -> list[str]:
     found = jsonschema.validators.validator_for(schema, jsonschema.Draft7Validator)(schema).iter_errors(document)
-    return [f"{'.'.join(map(str, problem.absolute_path))}: {problem.message[:200]}" for problem in found]
+    return [_said(problem) for problem in found]
 
 
 def misspelt(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -70,8 +70,12 @@ def _of_kubernetes(document: dict[str, Any]) -> list[str]:
     try:
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as problem:
-        return [f"{'.'.join(map(str, problem.absolute_path))}: {problem.message[:200]}"]
+        return [_said(problem)]
     return []
+
+
+def _said(problem: jsonschema.ValidationError | kubernetes_validate.ValidationError) -> str:
+    return f"{'.'.join(map(str, problem.absolute_path))}: {problem.message[:200]}"
 
 
 def _templates(value: Any) -> Iterator[dict[str, Any]]:
