@@ -10,8 +10,9 @@ from typing import Any, Final
 import torch
 from torch.utils.data import IterableDataset
 
-from asymvae.latents.batches import Batch, BatchMaker
+from asymvae.latents.batches import BatchMaker
 from asymvae.latents.epoch import Remainder, count_batches
+from asymvae.latents.handing import Batch
 from asymvae.latents.parts import read_parts
 from asymvae.latents.ranks import rank_and_world_size, worker_and_workers
 from asymvae.latents.reading import read_batches

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from typing import Final
 
-from asymvae.latents.batches import Batch, BatchMaker
+from asymvae.latents.batches import BatchMaker
+from asymvae.latents.handing import Batch
 from asymvae.latents.order import Pick
 from asymvae.latents.parts import LatentPart
 from asymvae.latents.read_ahead import ReadAhead

@@ -1,28 +1,26 @@
-"""Row groups -> slices of a few MB, and slices -> the rows of a batch."""
+"""Row groups -> slices, a page of each latent at a time, and slices -> the rows of a batch."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-import torch.utils.dlpack
 from numpy.typing import NDArray
-from torch import Tensor
 
 from asymvae.latents.order import Pick, Piece, Stretch
 from asymvae.latents.parts import LatentPart
-from asymvae.storage.ranges import open_parquet, read_footer
+from asymvae.storage.list_pages import ListPages
+from asymvae.storage.ranges import open_ranges, read_footer
 
 Cells = NDArray[Any] | list[str | None]
 
-_SLICE_BYTES: Final = 4 * 2**20  # of latents, decoded at once
 _BUFFER_BYTES: Final = 2 * 2**20  # of a column's compressed bytes, read at once
 
 
@@ -30,8 +28,8 @@ _BUFFER_BYTES: Final = 2 * 2**20  # of a column's compressed bytes, read at once
 class Slice:
     """Consecutive rows of one row group: ``place`` is the first one's in the worker's stretch of ``bucket``.
 
-    ``latents``: mean and, where asked for, logvar, each (rows, C * h * w) as stored, in Arrow's memory. ``part_row``:
-    the first row's number in its part.
+    ``latents``: mean and, where asked for, logvar, each (rows, C * h * w) as stored, in the page's memory.
+    ``part_row``: the first row's number in its part.
     """
 
     bucket: int
@@ -40,7 +38,7 @@ class Slice:
     part: str
     part_row: int
     shape: tuple[int, int, int]
-    latents: dict[str, Tensor]
+    latents: dict[str, NDArray[Any]]
     columns: dict[str, Cells]
 
     @property
@@ -88,40 +86,32 @@ class SliceReader:
 
     def _of_piece(self, piece: Piece, place: int, start: int) -> Iterator[Slice]:
         part = self._parts[piece.part]
-        wanted = [*self._latents, "shape", *(name for name in self._columns if name != "shape")]
-        rows = max(1, _SLICE_BYTES // (part.row_bytes * len(self._latents)))
-        at = 0
         try:
-            with open_parquet(part.url, part.size, _footer(part.url, part.size), _BUFFER_BYTES) as file:
-                for batch in file.iter_batches(rows, row_groups=[piece.group], columns=wanted, use_threads=False):
-                    low, high = max(start - at, 0), min(piece.stop - at, batch.num_rows)
-                    if low < high:
-                        yield self._slice(part, batch.slice(low, high - low), place, piece.first + at + low)
-                        place += high - low
-                    at += batch.num_rows
-                    if at >= piece.stop:
-                        return
+            footer = _footer(part.url, part.size)
+            with open_ranges(part.url, part.size) as source:
+                names = ["shape", *(name for name in self._columns if name != "shape")]
+                parquet = pq.ParquetFile(source, metadata=footer, pre_buffer=False)
+                beside = parquet.read_row_group(piece.group, columns=names, use_threads=False)
+                shape = _one_shape(beside)
+                columns = {name: _cells(beside, name) for name in self._columns}
+                latents = self._pages(source, footer.row_group(piece.group), math.prod(shape))
+                for pages in latents.values():
+                    pages.skip(start)
+                while start < piece.stop:
+                    rows = min(piece.stop - start, *(pages.fill() for pages in latents.values()))
+                    values = {name: pages.take(rows) for name, pages in latents.items()}
+                    cells = {name: of_group[start : start + rows] for name, of_group in columns.items()}
+                    yield Slice(self._bucket, place, rows, part.name, piece.first + start, shape, values, cells)
+                    start, place = start + rows, place + rows
         except (pa.ArrowException, OSError) as error:
             raise OSError(f"{part.name} can't be read: {error}; look with `python -m jobs.audit --deep`") from error
-        raise OSError(f"{part.name}: row group {piece.group} ends before row {piece.stop}")
+        except ValueError as error:
+            raise ValueError(f"{part.name}: {error}") from error
 
-    def _slice(self, part: LatentPart, batch: pa.RecordBatch, place: int, part_row: int) -> Slice:
-        shapes = _numbers(part, "shape", batch)
-        if (shapes != shapes[0]).any():
-            raise ValueError(f"{part.name}: rows of one bucket have different shapes")
-        channels, height, width = (int(side) for side in shapes[0])
-        latents = {name: self._tensor(part, name, batch) for name in self._latents}
-        for name, values in latents.items():
-            if values.shape[1] != channels * height * width:
-                raise ValueError(f"{part.name}: {name} has {values.shape[1]} values, shape says {shapes[0].tolist()}")
-        columns = {name: _cells(part, name, batch) for name in self._columns}
-        shape = (channels, height, width)
-        return Slice(self._bucket, place, batch.num_rows, part.name, part_row, shape, latents, columns)
-
-    def _tensor(self, part: LatentPart, name: str, batch: pa.RecordBatch) -> Tensor:
-        # By DLPack: numpy's view of Arrow's memory is read-only, of which torch warns.
-        values = torch.utils.dlpack.from_dlpack(_values(part, name, batch)).view(batch.num_rows, -1)
-        return values.view(torch.bfloat16) if values.dtype == torch.uint16 else values
+    def _pages(self, source: pa.NativeFile, group: pq.RowGroupMetaData, length: int) -> dict[str, ListPages]:
+        chunks = [group.column(number) for number in range(group.num_columns)]
+        by_name = {chunk.path_in_schema.split(".")[0]: chunk for chunk in chunks}
+        return {name: ListPages(source, by_name[name], length, _BUFFER_BYTES) for name in self._latents}
 
 
 @lru_cache(64)
@@ -129,34 +119,49 @@ def _footer(url: str, size: int) -> pq.FileMetaData:
     return read_footer(url, size)
 
 
-def _cells(part: LatentPart, name: str, batch: pa.RecordBatch) -> Cells:
-    kind = batch.schema.field(name).type
+def _one_shape(table: pa.Table) -> tuple[int, int, int]:
+    shapes = _numbers(table, "shape")
+    if (shapes != shapes[0]).any():
+        raise ValueError("rows of one bucket have different shapes")
+    channels, height, width = (int(side) for side in shapes[0])
+    return channels, height, width
+
+
+def _cells(table: pa.Table, name: str) -> Cells:
+    kind = table.schema.field(name).type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return batch.column(name).to_pylist()  # type: ignore[no-any-return]
-    return _numbers(part, name, batch)
+        return table.column(name).to_pylist()  # type: ignore[no-any-return]
+    return _numbers(table, name)
 
 
-def _numbers(part: LatentPart, name: str, batch: pa.RecordBatch) -> NDArray[Any]:
-    """(rows,), or (rows, n) of lists that all have n elements; no copy where Arrow's memory will do."""
-    array: NDArray[Any] = _values(part, name, batch).to_numpy(zero_copy_only=False)
-    return array.reshape(batch.num_rows, -1) if pa.types.is_list(batch.schema.field(name).type) else array
-
-
-def _values(part: LatentPart, name: str, batch: pa.RecordBatch) -> pa.Array:
-    """The column's values; of lists, which must have the same length, the elements of all."""
-    column = batch.column(name)
+def _numbers(table: pa.Table, name: str) -> NDArray[Any]:
+    """(rows,), or (rows, n) of lists, which must all have n elements."""
+    column = table.column(name).combine_chunks()
     is_list = pa.types.is_list(column.type)
     values = column.flatten() if is_list else column
     if column.null_count or values.null_count:
-        raise ValueError(f"{part.name}: {name} has nulls")
-    if is_list:
-        lengths = np.diff(column.offsets.to_numpy())
-        if (lengths != lengths[0]).any():
-            raise ValueError(f"{part.name}: the lists of {name} have different lengths")
-    return values
+        raise ValueError(f"{name} has nulls")
+    numbers = _as_numpy(values)
+    if not is_list:
+        return numbers
+    lengths = np.diff(_as_numpy(column.offsets))
+    if (lengths != lengths[0]).any():
+        raise ValueError(f"the lists of {name} have different lengths")
+    return numbers.reshape(table.num_rows, -1)
 
 
-Found = tuple[Slice, NDArray[np.int64], NDArray[np.int64]]  # a slice, numbers of places in it, their rows there
+def _as_numpy(values: pa.Array) -> NDArray[Any]:
+    """By DLPack: Array.to_numpy imports pandas where it is there, in each worker of each epoch, for half a second."""
+    if pa.types.is_boolean(values.type):
+        return np.from_dlpack(values.cast(pa.uint8())).view(np.bool_)
+    return np.from_dlpack(values)
+
+
+class Found(NamedTuple):
+    """A row of a slice."""
+
+    of: Slice
+    row: int
 
 
 class Held:
@@ -186,13 +191,10 @@ class Held:
             self._slices.popleft()
 
     def find(self, places: NDArray[np.int64]) -> list[Found]:
-        """Where the rows are; each slice that holds any of them once."""
+        """Where the rows are, in the order of ``places``."""
         firsts = np.array([part.place for part in self._slices])
-        owner = np.searchsorted(firsts, places, side="right") - 1
-        if owner.min() < 0:
+        owners = np.searchsorted(firsts, places, side="right") - 1
+        if owners.min() < 0:
             raise RuntimeError(f"row {places.min()} was let go of before its batch was made")
-        found = []
-        for number in np.unique(owner):
-            numbers = np.flatnonzero(owner == number)
-            found.append((self._slices[number], numbers, places[numbers] - firsts[number]))
-        return found
+        slices, rows = list(self._slices), places - firsts[owners]
+        return [Found(slices[owner], row) for owner, row in zip(owners.tolist(), rows.tolist(), strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
@@ -31,15 +32,20 @@ def read_footer(url: str, size: int) -> pq.FileMetaData:
         return file.metadata
 
 
-def open_parquet(url: str, size: int, footer: pq.FileMetaData | None = None, buffer_bytes: int = 0) -> pq.ParquetFile:
-    """Open for reading some columns of some row groups, ``buffer_bytes`` of a column at once (0: all of its chunk).
+def open_parquet(url: str, size: int) -> pq.ParquetFile:
+    """As :func:`open_ranges`, for columns of row groups. pyarrow's OSError or ValueError for what is no Parquet."""
+    return pq.ParquetFile(open_ranges(url, size), pre_buffer=False)
 
-    With ``footer`` nothing is read until rows are asked for. A remote file costs one request a range, tried again
-    where the error may pass. pyarrow's errors (OSError, ValueError) for what is no Parquet file.
+
+def open_ranges(url: str, size: int) -> pa.NativeFile:
+    """Open a file of ``size`` bytes for reading here and there.
+
+    A remote file costs one request a range, tried again where the error may pass, and none until something is read.
     """
     fs, path = resolve(url)
-    source = path if isinstance(fs, LocalFileSystem) else _RangeFile(url, size)
-    return pq.ParquetFile(source, metadata=footer, pre_buffer=False, buffer_size=buffer_bytes)
+    if isinstance(fs, LocalFileSystem):
+        return pa.OSFile(path)
+    return pa.PythonFile(_RangeFile(url, size), "r")
 
 
 class _RangeFile(Positioned):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -31,15 +32,15 @@ def assert_same(batches: list[dict[str, Any]], expected: list[dict[str, Any]]) -
 
 
 @pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallOut]:
+def long(tmp_path_factory: pytest.TempPathFactory) -> SmallOut:
     """Many row groups of two buckets, so that the shuffle buffer is a small part of the stretch."""
     folder = tmp_path_factory.mktemp("long")
     out = SmallOut(str(folder / "out"), folder / "spool", group_rows=7)
-    for number in range(3):
-        out.shard(f"{number}", {"16x24": 60, "16x16": 25})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("asymvae.latents.rows._SLICE_BYTES", 3 * 4 * 12)  # 3 rows a slice
-        yield out
+        patch.setattr(pq, "ParquetWriter", partial(pq.ParquetWriter, data_page_size=1))  # 2 rows or 1 a page
+        for number in range(3):
+            out.shard(f"{number}", {"16x24": 60, "16x16": 25})
+    return out
 
 
 # The least buffer holds a batch; the usual one all that these stretches have.

@@ -151,7 +151,7 @@ def read_pyarrow(folder: Path, workers: int, latents: Sequence[str] = ("mean", "
 
 
 def read_ours(folder: Path, workers: int, batch_size: int, sample: bool = True) -> int:
-    data = LatentDataset(str(folder / "out"), batch_size=batch_size, sample=sample)
+    data = LatentDataset(str(folder / "out"), batch_size=batch_size, sample=sample, buffer_mb=64)
     loader = DataLoader(data, batch_size=None, num_workers=workers)
     return sum(int((~batch["is_padding"]).sum()) for batch in loader)
 
