@@ -123,6 +123,8 @@ def _one_shape(table: pa.Table) -> tuple[int, int, int]:
     shapes = _numbers(table, "shape")
     if (shapes != shapes[0]).any():
         raise ValueError("rows of one bucket have different shapes")
+    if shapes.shape[1] != 3 or shapes[0].min() < 1:
+        raise ValueError(f"shape is {shapes[0].tolist()}, not channels, height and width")
     channels, height, width = (int(side) for side in shapes[0])
     return channels, height, width
 

@@ -51,7 +51,7 @@ def read_struct(source: Readable, deep: int = 0) -> dict[int, Any]:
     return fields
 
 
-@lru_cache(256)  # nearly all pages of a file have the same levels
+@lru_cache(16)  # nearly all pages of a file have the same levels
 def begins_every(length: int, levels: bytes, count: int) -> bool:
     """Whether of ``count`` repetition levels of one bit just every ``length``-th is 0: there a list begins.
 

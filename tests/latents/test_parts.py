@@ -12,7 +12,7 @@ from asymvae.latents.dataset import LatentDataset
 from asymvae.storage import filesystem
 from asymvae.storage.ledger import Ledger
 from tests.latents.lanes import real_keys
-from tests.latents.small_out import SmallOut
+from tests.latents.small_out import SmallOut, a_row
 
 
 @pytest.fixture
@@ -108,3 +108,11 @@ def test_straight_from_an_object_store_and_in_its_workers(s3_url: str, tmp_path:
         read(out)
     Ledger(s3_url).withdraw(name)
     assert read(out) == [key for key in sorted(out.rows) if key.startswith("a/")]
+
+
+@pytest.mark.parametrize("shape", [[0, 2, 2], [2, 2], [-2, 2, -2]], ids=str)
+def test_a_shape_that_is_none_is_named(out: SmallOut, shape: list[int]) -> None:
+    row = a_row("a/0000", 0, "16x16", "float16") | {"shape": shape}
+    out.commit("a", out.write("a", {"16x16": [row]}))
+    with pytest.raises(ValueError, match=r"bucket=16x16/a.parquet: shape is \[.*, not channels, height and width"):
+        read(out)
